@@ -1,0 +1,167 @@
+"""Group commit: the webhooks that arrive while one commit is in flight go together in the next.
+
+One `Admission` serves one pool in one process. Several processes may serve the same pool: the ledger's compare-and-swap
+keeps them exact. Why neither transactions nor counters: docs/decisions/0001-admission.md.
+"""
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from ..documents.errors import Moved, StoreUnavailable
+from ..documents.ledger import Ledger
+from ..documents.workflow_job import WorkflowJob
+from .plan import Admit, Plan, Request, Result, make_plan
+
+MOST_IN_A_GROUP = 150
+SPACING_S = 0.25
+"""between commits when a pool is busy: one document takes only so many writes a second"""
+CREDIT = 3
+"""commits that may follow each other without spacing after a quiet time"""
+MOST_ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class LedgerSnapshot:
+    """A pool's ledger and the version that a compare-and-swap must name; None when there is no ledger yet."""
+
+    ledger: Ledger
+    version: datetime | None
+
+
+class LedgerStore(Protocol):
+    """What admission needs of the store."""
+
+    async def read_ledger(
+        self, pool: str, job_keys: Sequence[str]
+    ) -> tuple[Ledger, datetime | None, Mapping[str, WorkflowJob]]:
+        """The ledger with its version, and those of the jobs that exist, all as of one moment."""
+        ...
+
+    async def commit_ledger(
+        self, pool: str, version: datetime | None, ledger: Ledger, creates: Sequence[WorkflowJob]
+    ) -> datetime:
+        """Writes ledger and new jobs, all or nothing, and returns the ledger's new version.
+
+        Raises:
+            Moved: the ledger is no longer at that version, or one of the jobs exists.
+        """
+        ...
+
+
+@dataclass
+class _Waiting:
+    request: Request
+    done: "asyncio.Future[Result]"
+
+
+class Admission:
+    """The exact ledger of one pool, as seen from one process."""
+
+    def __init__(self, pool: str, store: LedgerStore, now: Callable[[], datetime]):
+        self._pool = pool
+        self._store = store
+        self._now = now
+        self._snapshot: LedgerSnapshot | None = None
+        self._waiting: list[_Waiting] = []
+        self._committer: asyncio.Task[None] | None = None
+        self._credit = float(CREDIT)
+        self._credited_at = 0.0
+
+    async def submit(self, request: Request) -> Result:
+        """Settles one request durably, together with whatever else is waiting.
+
+        Raises:
+            StoreUnavailable: nothing is known to be written.
+            StoreRefused: the store will not have it.
+        """
+        waiting = _Waiting(request, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if self._committer is None or self._committer.done():
+            self._committer = asyncio.create_task(self._commit_groups())
+        return await waiting.done
+
+    async def _commit_groups(self) -> None:
+        # Requests that came in the same turn of the loop gather first.
+        await asyncio.sleep(0)
+        while self._waiting:
+            await self._take_credit()
+            group = [waiting for waiting in self._waiting[:MOST_IN_A_GROUP] if not waiting.done.cancelled()]
+            del self._waiting[:MOST_IN_A_GROUP]
+            try:
+                results = await self._settle([waiting.request for waiting in group])
+            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait for this group
+                self._snapshot = None
+                for waiting in group:
+                    if not waiting.done.done():
+                        waiting.done.set_exception(error)
+            else:
+                for waiting, result in zip(group, results, strict=True):
+                    if not waiting.done.done():
+                        waiting.done.set_result(result)
+
+    async def _take_credit(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._credit = min(CREDIT, self._credit + (loop.time() - self._credited_at) / SPACING_S)
+        self._credited_at = loop.time()
+        if self._credit < 1:
+            await asyncio.sleep((1 - self._credit) * SPACING_S)
+            self._credit = 1
+            self._credited_at = loop.time()
+        self._credit -= 1
+
+    async def _settle(self, requests: Sequence[Request]) -> Sequence[Result]:
+        job_keys = [request.job.key for request in requests if isinstance(request, Admit)]
+        known: Mapping[str, WorkflowJob] = {}
+        snapshot = self._snapshot
+        if snapshot is None or self._may_be_stale_for(requests, snapshot):
+            snapshot, known = await self._read(job_keys)
+        for attempt in range(MOST_ATTEMPTS):
+            token = secrets.token_hex(8)
+            plan = make_plan(snapshot.ledger, requests, known, token, self._now())
+            if not plan.needs_commit:
+                self._snapshot = snapshot
+                return plan.results
+            try:
+                version = await self._store.commit_ledger(self._pool, snapshot.version, plan.ledger, plan.creates)
+            except (Moved, StoreUnavailable) as error:
+                # A lost answer looks like a lost race; the token tells them apart.
+                with suppress(StoreUnavailable):
+                    snapshot, known = await self._read(job_keys)
+                    if snapshot.ledger.token == token or self._is_ours(plan, known):
+                        self._snapshot = snapshot
+                        return plan.results
+                    if isinstance(error, Moved):
+                        await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter
+                        continue
+                raise
+            self._snapshot = LedgerSnapshot(plan.ledger, version)
+            return plan.results
+        raise StoreUnavailable(f"the ledger of pool {self._pool} is too busy: {MOST_ATTEMPTS} commits lost the race")
+
+    async def _read(self, job_keys: Sequence[str]) -> tuple[LedgerSnapshot, Mapping[str, WorkflowJob]]:
+        ledger, version, known = await self._store.read_ledger(self._pool, job_keys)
+        return LedgerSnapshot(ledger, version), known
+
+    @staticmethod
+    def _may_be_stale_for(requests: Sequence[Request], snapshot: LedgerSnapshot) -> bool:
+        """A runner that is named in an event had its lease before the event: not seeing it means an old snapshot."""
+        return any(
+            not isinstance(request, Admit) and request.runner_name not in snapshot.ledger.leases for request in requests
+        )
+
+    @staticmethod
+    def _is_ours(plan: Plan, known: Mapping[str, WorkflowJob]) -> bool:
+        """Whether an earlier answer was lost: our commit stands although others have written to the ledger since."""
+        tokens = {job.key: job.reservation.token for job in plan.creates if job.reservation}
+        return bool(tokens) and all(
+            (stored := known.get(key)) is not None
+            and stored.reservation is not None
+            and stored.reservation.token == token
+            for key, token in tokens.items()
+        )

@@ -1,0 +1,69 @@
+"""`pendingRunners/{runnerName}`: one runner to be started, with all that a host needs for it.
+
+The functions create it; from then on the controllers own it. A controller never reads the policy to launch: what holds
+for this runner was resolved when it was admitted.
+"""
+
+from datetime import datetime, timedelta
+
+from ..routing.policy import Privileges
+from .lifecycle import RunnerState
+from .model import Document
+from .sealing import SealedConfig
+
+COLLECTION = "pendingRunners"
+KEPT_FOR = timedelta(days=7)
+
+
+class RunnerProfile(Document):
+    """The profile that the runner's container starts with."""
+
+    name: str
+    cpu_millis: int
+    memory_bytes: int
+    pids: int
+    privileges: Privileges = Privileges.NONE
+    env: dict[str, str] = {}
+
+
+class Claim(Document):
+    """Who starts the runner, and until when nobody else may."""
+
+    host_id: str
+    token: str
+    """of the commit that claimed it"""
+    lease_until: datetime
+
+
+class PendingRunner(Document):
+    """A runner that was admitted and registered, and where it is in its life."""
+
+    runner_name: str
+    org: str
+    repository: str
+    job_key: str
+    """the job that it was made for; GitHub may give it another"""
+    job_name: str
+    runner_id: int
+    """GitHub's id of the runner"""
+    scope: str
+    """where it is registered: `/orgs/acme` or `/repos/acme/app`"""
+    labels: tuple[str, ...]
+    scale_set: str
+    pool: str
+    image: str
+    profile: RunnerProfile
+    sealed_config: SealedConfig | None = None
+    """gone once a host has claimed the runner"""
+    status: RunnerState = RunnerState.PENDING
+    reason: str = ""
+    """why it failed or was cancelled"""
+    claim: Claim | None = None
+    attempts: int = 0
+    created_at: datetime
+    claimed_at: datetime | None = None
+    launched_at: datetime | None = None
+    registered_at: datetime | None = None
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    expire_at: datetime | None = None

@@ -1,0 +1,141 @@
+"""`workflowJobs/{org}_{runId}_{jobId}`: one job, from the webhook that announced it to the end."""
+
+from datetime import datetime, timedelta
+
+from .lifecycle import JobState
+from .model import Document
+
+COLLECTION = "workflowJobs"
+KEPT_FOR = timedelta(days=30)
+
+
+def job_key(owner: str, run_id: int, job_id: int) -> str:
+    """The document's id; logins are compared without case, as GitHub does."""
+    return f"{owner.lower()}_{run_id}_{job_id}"
+
+
+class DecisionRecord(Document):
+    """What was decided about a queued job, and what was seen when it was decided."""
+
+    outcome: str
+    reason: str
+    rule: str = ""
+    policy_revision: int = 0
+    profile: str | None = None
+    profile_rule: str | None = None
+    scale_set: str | None = None
+    pool: str | None = None
+    places_taken: int | None = None
+    free_cpu_millis: int | None = None
+    free_memory_bytes: int | None = None
+    hosts: int | None = None
+
+
+class Reservation(Document):
+    """The place that was taken in the ledger for a job; the key of the lease is the runner's name."""
+
+    pool: str
+    scale_set: str
+    profile: str
+    cpu_millis: int
+    memory_bytes: int
+    runner_name: str
+    token: str
+    """of the commit that took it: tells our own write from another's after a lost answer"""
+
+
+class Provisioning(Document):
+    """How asking GitHub for a runner went, when it did not go well."""
+
+    failure: str
+    retry_at: datetime | None = None
+    """when it makes sense to try again; None when somebody has to mend something first"""
+
+
+class RunnerRef(Document):
+    """The runner that GitHub gave the job to, which need not be the one that was made for it."""
+
+    name: str
+    id: int
+
+
+class Phases(Document):
+    """When each thing happened."""
+
+    queued_at: datetime | None = None
+    """GitHub's `created_at`"""
+    received_at: datetime | None = None
+    """the webhook reached us"""
+    reserved_at: datetime | None = None
+    provisioned_at: datetime | None = None
+    claimed_at: datetime | None = None
+    launched_at: datetime | None = None
+    registered_at: datetime | None = None
+    started_at: datetime | None = None
+    """GitHub's `started_at`"""
+    completed_at: datetime | None = None
+    """GitHub's `completed_at`"""
+
+
+class SizingReceipt(Document):
+    """How the container of the runner that got the job was fitted to the job's profile."""
+
+    verdict: str
+    profile: str
+    made_for_profile: str
+    asked_cpu_millis: int
+    asked_memory_bytes: int
+    before_cpu_millis: int | None = None
+    before_memory_bytes: int | None = None
+    read_cpu_millis: int | None = None
+    """read back from the cgroup"""
+    read_memory_bytes: int | None = None
+    known_by: str = ""
+    reason: str = ""
+    took_ms: float = 0
+
+
+class EgressSummary(Document):
+    """What the job's runner connected to through the proxy."""
+
+    connections: int = 0
+    refused: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    targets: tuple[str, ...] = ()
+
+
+class WorkflowJob(Document):
+    """One job. Every event writes only its own fields, so events may come in any order."""
+
+    org: str
+    repository: str
+    run_id: int
+    run_attempt: int
+    job_id: int
+    name: str
+    labels: tuple[str, ...]
+    workflow: str = ""
+    branch: str = ""
+    head_sha: str = ""
+    html_url: str = ""
+    rank: int = JobState.QUEUED
+    decision: DecisionRecord | None = None
+    reservation: Reservation | None = None
+    provisioning: Provisioning | None = None
+    runner: RunnerRef | None = None
+    phases: Phases = Phases()
+    conclusion: str | None = None
+    duration_seconds: float | None = None
+    """from GitHub's `started_at` to its `completed_at`"""
+    sizing: SizingReceipt | None = None
+    egress: EgressSummary | None = None
+    expire_at: datetime | None = None
+
+    @property
+    def key(self) -> str:
+        return job_key(self.org, self.run_id, self.job_id)
+
+    @property
+    def state(self) -> JobState:
+        return JobState(max(state for state in JobState if state <= max(self.rank, JobState.QUEUED)))

@@ -1,0 +1,131 @@
+"""The one door to GitHub's REST API."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import httpx
+from pydantic import SecretStr
+
+from . import protocol
+from .auth import TOKEN_MARGIN, AppCredentials, sign_app_token
+from .errors import NameTaken, NoAnswer
+from .protocol import API_VERSION, Answer, InstallationToken, JitRunner, Request, Scope
+
+CALL_TIMEOUT_S = 6.0
+"""GitHub gives a webhook 10 s, and the reservation before and the document after this call need some of it"""
+_DEFAULT_GROUP_ID = 1
+_RETRY_AFTER_SILENCE = timedelta(seconds=15)
+
+
+class GitHubClient:
+    """Registers and removes runners, as an App's installation or with a fixed token."""
+
+    def __init__(self, api_url: str, credentials: SecretStr | AppCredentials, now: Callable[[], datetime]):
+        self._api_url = api_url.rstrip("/")
+        self._credentials = credentials
+        self._now = now
+        self._http = httpx.AsyncClient(timeout=CALL_TIMEOUT_S, follow_redirects=True)
+        self._tokens: dict[str, InstallationToken] = {}
+        self._group_ids: dict[tuple[str, str], int] = {}
+
+    async def create_jit_runner(
+        self, scope: Scope, name: str, group: str, labels: tuple[str, ...], installation_id: int | None
+    ) -> JitRunner:
+        """Registers a runner that takes one job.
+
+        Args:
+            scope: where.
+            name: unique for each attempt.
+            group: name of the runner group; repositories have only the default one.
+            labels: all of them; GitHub adds none.
+            installation_id: of our App, where the webhook told it.
+
+        Raises:
+            GitHubError: with a reason in words, and `retry_at` when it makes sense to try again.
+        """
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await self._create_jit_runner(scope, name, group, labels, installation_id)
+        except TimeoutError:
+            raise NoAnswer("GitHub did not answer in time", self._now() + _RETRY_AFTER_SILENCE) from None
+
+    async def _create_jit_runner(
+        self, scope: Scope, name: str, group: str, labels: tuple[str, ...], installation_id: int | None
+    ) -> JitRunner:
+        group_id = await self._group_id(scope, group, installation_id)
+        request = protocol.generate_jit_config(scope, name, group_id, labels)
+        answer = await self._call(request, scope, installation_id)
+        try:
+            return protocol.read_jit_runner(answer, self._now())
+        except NameTaken:
+            # The name is random: it is taken only if an earlier answer was lost on its way back.
+            found = await self._call(protocol.find_runner(scope, name), scope, installation_id)
+            leftover = protocol.read_idle_runner_id(found, name, self._now())
+            if leftover is None:
+                raise
+            await self.delete_runner(scope, leftover, installation_id)
+            answer = await self._call(request, scope, installation_id)
+            return protocol.read_jit_runner(answer, self._now())
+
+    async def delete_runner(self, scope: Scope, runner_id: int, installation_id: int | None) -> None:
+        """Removes a runner; one that is gone already is no error.
+
+        Raises:
+            GitHubError: among others while the runner is busy.
+        """
+        answer = await self._call(protocol.delete_runner(scope, runner_id), scope, installation_id)
+        protocol.check_deleted(answer, self._now())
+
+    async def _group_id(self, scope: Scope, group: str, installation_id: int | None) -> int:
+        if not scope.is_organization or group.casefold() == "default":
+            return _DEFAULT_GROUP_ID
+        key = (scope.path, group)
+        if key not in self._group_ids:
+            answer = await self._call(protocol.list_runner_groups(scope), scope, installation_id)
+            self._group_ids[key] = protocol.read_group_id(answer, group, self._now())
+        return self._group_ids[key]
+
+    async def _call(self, request: Request, scope: Scope, installation_id: int | None) -> Answer:
+        if isinstance(self._credentials, SecretStr):
+            token = self._credentials
+        else:
+            token = await self._installation_token(self._credentials, scope, installation_id)
+        return await self._send(request, token)
+
+    async def _installation_token(self, app: AppCredentials, scope: Scope, installation_id: int | None) -> SecretStr:
+        cached = self._tokens.get(scope.path)
+        if cached is not None and cached.expires_at - TOKEN_MARGIN > self._now():
+            return cached.token
+        app_token = sign_app_token(app, self._now())
+        if installation_id is None:
+            found = await self._send(protocol.find_installation(scope), app_token)
+            installation_id = protocol.read_installation_id(found, self._now())
+        created = await self._send(protocol.create_installation_token(installation_id), app_token)
+        fresh = protocol.read_installation_token(created, self._now())
+        self._tokens[scope.path] = fresh
+        return fresh.token
+
+    async def _send(self, request: Request, token: SecretStr) -> Answer:
+        headers = {
+            "Accept": "application/vnd.github+json",
+            "Authorization": f"Bearer {token.get_secret_value()}",
+            "X-GitHub-Api-Version": API_VERSION,
+            "User-Agent": "runyard",
+        }
+        try:
+            response = await self._http.request(
+                request.method,
+                self._api_url + request.path,
+                json=request.body,
+                params=request.query or None,
+                headers=headers,
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            kind = (
+                "did not answer in time" if isinstance(error, httpx.TimeoutException) else f"cannot be reached: {error}"
+            )
+            raise NoAnswer(f"GitHub {kind}", self._now() + _RETRY_AFTER_SILENCE) from error
+        return Answer(
+            response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.content
+        )

@@ -1,0 +1,243 @@
+"""GitHub's REST API without any I/O: requests as values, answers to values or errors.
+
+Source: GitHub REST API description, version 2022-11-28; `tests/contract` checks these requests against it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, ValidationError
+
+from .errors import NameTaken, Refused, TryLater
+
+API_VERSION = "2022-11-28"
+DEFAULT_API_URL = "https://api.github.com"
+_SECONDARY_LIMIT_WAIT = timedelta(seconds=60)
+_SERVER_ERROR_WAIT = timedelta(seconds=15)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where runners are registered: an organization, or one repository."""
+
+    path: str
+    """`/orgs/acme` or `/repos/acme/app`"""
+
+    @classmethod
+    def organization(cls, login: str) -> "Scope":
+        return cls(f"/orgs/{quote(login, safe='')}")
+
+    @classmethod
+    def repository(cls, full_name: str) -> "Scope":
+        return cls(f"/repos/{quote(full_name, safe='/')}")
+
+    @property
+    def is_organization(self) -> bool:
+        return self.path.startswith("/orgs/")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call, without host and credentials."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    """names in lower case"""
+    body: bytes
+
+
+@dataclass(frozen=True)
+class JitRunner:
+    """A registered runner and the secret with which one process can be it, once."""
+
+    runner_id: int
+    name: str
+    config: SecretStr
+
+
+def generate_jit_config(scope: Scope, name: str, group_id: int, labels: tuple[str, ...]) -> Request:
+    """Registers a just-in-time runner. GitHub adds no labels of its own: send every one that the job asks for."""
+    body = {"name": name, "runner_group_id": group_id, "labels": list(labels), "work_folder": "_work"}
+    return Request("POST", f"{scope.path}/actions/runners/generate-jitconfig", body)
+
+
+def find_runner(scope: Scope, name: str) -> Request:
+    return Request("GET", f"{scope.path}/actions/runners", query={"name": name})
+
+
+def delete_runner(scope: Scope, runner_id: int) -> Request:
+    return Request("DELETE", f"{scope.path}/actions/runners/{runner_id}")
+
+
+def list_runner_groups(scope: Scope) -> Request:
+    return Request("GET", f"{scope.path}/actions/runner-groups", query={"per_page": "100"})
+
+
+def find_installation(scope: Scope) -> Request:
+    return Request("GET", f"{scope.path}/installation")
+
+
+def create_installation_token(installation_id: int) -> Request:
+    return Request("POST", f"/app/installations/{installation_id}/access_tokens")
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Runner(_Reply):
+    id: int
+    name: str
+    status: str = ""
+    busy: bool = False
+
+
+class _JitReply(_Reply):
+    runner: _Runner
+    encoded_jit_config: SecretStr
+
+
+class _RunnersReply(_Reply):
+    runners: list[_Runner]
+
+
+class _Group(_Reply):
+    id: int
+    name: str
+
+
+class _GroupsReply(_Reply):
+    runner_groups: list[_Group]
+
+
+class _InstallationReply(_Reply):
+    id: int
+
+
+class InstallationToken(_Reply):
+    """A token of a GitHub App's installation; it lives an hour."""
+
+    token: SecretStr
+    expires_at: AwareDatetime
+
+
+_ReplyT = TypeVar("_ReplyT", bound=_Reply)
+
+
+def read_jit_runner(answer: Answer, now: datetime) -> JitRunner:
+    """The runner in a 201 answer; raises a `GitHubError` for every other."""
+    reply = _read(_JitReply, answer, 201, now)
+    return JitRunner(reply.runner.id, reply.runner.name, reply.encoded_jit_config)
+
+
+def read_idle_runner_id(answer: Answer, name: str, now: datetime) -> int | None:
+    """The id of the runner of that name, if it is there and neither online nor busy."""
+    runners = _read(_RunnersReply, answer, 200, now).runners
+    idle = (r for r in runners if r.name == name and r.status != "online" and not r.busy)
+    return next((runner.id for runner in idle), None)
+
+
+def read_group_id(answer: Answer, name: str, now: datetime) -> int:
+    """The id of the runner group of that name.
+
+    Raises:
+        Refused: there is none.
+    """
+    groups = _read(_GroupsReply, answer, 200, now).runner_groups
+    for group in groups:
+        if group.name.casefold() == name.casefold():
+            return group.id
+    known = ", ".join(group.name for group in groups) or "none"
+    raise Refused(f"there is no runner group '{name}' (known: {known}): create it at GitHub or name another")
+
+
+def read_installation_id(answer: Answer, now: datetime) -> int:
+    return _read(_InstallationReply, answer, 200, now).id
+
+
+def read_installation_token(answer: Answer, now: datetime) -> InstallationToken:
+    return _read(InstallationToken, answer, 201, now)
+
+
+def check_deleted(answer: Answer, now: datetime) -> None:
+    """204 and 404 both mean that the runner is gone; raises a `GitHubError` for every other answer."""
+    if answer.status not in {204, 404}:
+        _refuse(answer, now)
+
+
+def _read(model: type[_ReplyT], answer: Answer, status: int, now: datetime) -> _ReplyT:
+    if answer.status != status:
+        _refuse(answer, now)
+    try:
+        return model.model_validate_json(answer.body)
+    except ValidationError as error:
+        # Only the places are told: the answer may hold a secret.
+        places = ", ".join(".".join(map(str, item["loc"])) or "the body" for item in error.errors())
+        retry_at = now + _SERVER_ERROR_WAIT
+        raise TryLater(f"GitHub answered {status} with something unreadable ({places})", retry_at) from None
+
+
+def _refuse(answer: Answer, now: datetime) -> NoReturn:
+    message = _message(answer)
+    status = answer.status
+    if (wait := _rate_limit_wait(answer, now)) is not None:
+        raise TryLater(f"GitHub's rate limit is used up: {message}", now + wait)
+    if status >= 500:
+        raise TryLater(f"GitHub answered {status}: {message}", now + _SERVER_ERROR_WAIT)
+    match status:
+        case 401:
+            raise Refused(
+                f"GitHub does not accept the credentials (401): {message}. Check GITHUB_TOKEN or the App's key"
+            )
+        case 403:
+            raise Refused(
+                f"GitHub forbids it (403): {message}. Registering runners needs "
+                "'Self-hosted runners: write' (organization) or 'Administration: write' (repository)"
+            )
+        case 404:
+            raise Refused(f"GitHub shows nothing there (404): {message}. Is the App installed, does the token see it?")
+        case 409:
+            raise NameTaken(f"GitHub answered 409: {message}")
+        case _:
+            raise Refused(f"GitHub answered {status}: {message}")
+
+
+def _rate_limit_wait(answer: Answer, now: datetime) -> timedelta | None:
+    """How long to wait; None when this answer is about something else.
+
+    Source: GitHub docs, "Best practices for using the REST API": retry-after first, then the reset time, then a minute.
+    """
+    if answer.status not in {403, 429}:
+        return None
+    retry_after = answer.headers.get("retry-after", "")
+    if retry_after.isdigit():
+        return timedelta(seconds=int(retry_after))
+    reset = answer.headers.get("x-ratelimit-reset", "")
+    if answer.headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
+        return timedelta(seconds=max(1.0, int(reset) - now.timestamp()))
+    if answer.status == 429 or "rate limit" in _message(answer).lower():
+        return _SECONDARY_LIMIT_WAIT
+    return None
+
+
+def _message(answer: Answer) -> str:
+    try:
+        reply = json.loads(answer.body)
+        message = str(reply["message"])
+    except (ValueError, KeyError, TypeError):
+        message = "no message"
+    return " ".join(message.split())[:300]

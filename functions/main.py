@@ -1,0 +1,142 @@
+"""HTTP entry of the Cloud Functions: builds the adapters once, turns typed errors into statuses.
+
+The functions are asynchronous, so that one instance takes many webhooks at once and commits them together.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import functions_framework.aio
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from .admission.group import Admission
+from .admission.plan import Request as AdmissionRequest
+from .admission.plan import Result
+from .documents.errors import StoreRefused, StoreUnavailable
+from .documents.firestore import FirestoreStore
+from .github.client import GitHubClient
+from .log import canonical, configure_logging
+from .settings import Settings, read_settings
+from .webhook import signature
+from .webhook.event import MalformedPayload, parse_event
+from .webhook.handle import RUNNER_NAME_PREFIX, Reply, WebhookHandler
+
+LARGEST_BODY = 25 * 1024 * 1024
+"""bytes; GitHub drops larger events itself"""
+ANSWER_WITHIN_S = 9.0
+"""GitHub marks a delivery as failed after 10 s"""
+_CONTENT_TYPES = ("application/json", "application/x-www-form-urlencoded")
+_log = logging.getLogger("runyard.webhook")
+
+configure_logging()
+_settings: Settings = read_settings(os.environ)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _new_runner_name() -> str:
+    return RUNNER_NAME_PREFIX + secrets.token_hex(5)
+
+
+class _Admissions:
+    """One group committer for each pool."""
+
+    def __init__(self, store: FirestoreStore):
+        self._store = store
+        self._pools: dict[str, Admission] = {}
+
+    async def submit(self, pool: str, request: AdmissionRequest) -> Result:
+        if pool not in self._pools:
+            self._pools[pool] = Admission(pool, self._store, _now)
+        return await self._pools[pool].submit(request)
+
+
+@cache
+def _handler() -> WebhookHandler:
+    store = FirestoreStore(_settings.project, _settings.database)
+    github = GitHubClient(_settings.github_api_url, _settings.github_credentials, _now)
+    return WebhookHandler(store, _Admissions(store), github, _now, _new_runner_name)
+
+
+@functions_framework.aio.http
+async def github_webhook(request: Request) -> Response:
+    """Receives GitHub's webhook deliveries."""
+    started = time.monotonic()
+    status, body = await _answer(request)
+    canonical(
+        _log,
+        logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO,
+        "webhook",
+        status=status,
+        delivery=request.headers.get("X-GitHub-Delivery"),
+        event=request.headers.get("X-GitHub-Event"),
+        duration_ms=round((time.monotonic() - started) * 1000, 1),
+        **body,
+    )
+    headers = {"Allow": "POST"} if status == 405 else {"Retry-After": "5"} if status == 503 else None
+    return JSONResponse(body, status, headers)
+
+
+async def _answer(request: Request) -> tuple[int, dict[str, Any]]:
+    if request.method != "POST":
+        return 405, _refusal("method_not_allowed", "GitHub's webhooks are POST requests")
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            return await _receive(request)
+    except TimeoutError:
+        return 503, _refusal("timeout", f"not done within {ANSWER_WITHIN_S:g} s: deliver it again")
+    except StoreUnavailable as error:
+        return 503, _refusal("store_unavailable", str(error))
+    except StoreRefused as error:
+        return 500, _refusal("store_refused", str(error))
+
+
+async def _receive(request: Request) -> tuple[int, dict[str, Any]]:
+    body = await _read_body(request)
+    if body is None:
+        return 413, _refusal("too_large", f"the body is larger than {LARGEST_BODY} bytes")
+    if fault := signature.find_fault(body, request.headers.get(signature.HEADER), _settings.webhook_secrets):
+        return 401, _refusal("unauthenticated", fault)
+    content_type = request.headers.get("Content-Type", "")
+    if content_type.partition(";")[0].strip().lower() not in _CONTENT_TYPES:
+        return 415, _refusal("unsupported_content_type", f"content type must be one of {', '.join(_CONTENT_TYPES)}")
+    event_name = request.headers.get("X-GitHub-Event")
+    if event_name is None:
+        return 400, _refusal("malformed", "the X-GitHub-Event header is missing")
+    try:
+        event = parse_event(event_name, content_type, body)
+    except MalformedPayload as error:
+        return 400, _refusal("malformed", str(error))
+    reply = await _handler().handle(event)
+    return 200, reply.to_json()
+
+
+async def _read_body(request: Request) -> bytes | None:
+    """The raw body; None as soon as it is known to be too large, without reading the rest."""
+    announced = request.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) > LARGEST_BODY:
+        return None
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > LARGEST_BODY:
+                return None
+            chunks.append(chunk)
+    except ClientDisconnect:
+        return b""
+    return b"".join(chunks)
+
+
+def _refusal(outcome: str, reason: str) -> dict[str, Any]:
+    return Reply(outcome, reason).to_json()

@@ -1,0 +1,75 @@
+"""The functions' environment, read once at start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from .github.auth import AppCredentials
+from .github.protocol import DEFAULT_API_URL
+
+
+class SettingsError(Exception):
+    """The environment is incomplete or contradicts itself; all problems are told together."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the functions need to know of where they run."""
+
+    webhook_secrets: tuple[SecretStr, ...]
+    """any of them may have signed: put the new one beside the old one to rotate"""
+    github_api_url: str
+    github_credentials: SecretStr | AppCredentials
+    project: str
+    database: str
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Settings from environment variables.
+
+    Raises:
+        SettingsError: with everything that is wrong.
+    """
+    problems: list[str] = []
+    secrets = tuple(SecretStr(s.strip()) for s in environment.get("GITHUB_WEBHOOK_SECRET", "").split(",") if s.strip())
+    if not secrets:
+        problems.append("GITHUB_WEBHOOK_SECRET is missing: give the webhook's secret, or several with commas")
+    api_url = environment.get("GITHUB_API_URL") or DEFAULT_API_URL
+    if not api_url.startswith(("https://", "http://")):
+        problems.append(f"GITHUB_API_URL '{api_url}': write https://…")
+    project = environment.get("GOOGLE_CLOUD_PROJECT", "")
+    if not project:
+        problems.append("GOOGLE_CLOUD_PROJECT is missing: name the project that Firestore is in")
+    credentials = _read_credentials(environment, problems)
+    if problems or credentials is None:
+        raise SettingsError(problems)
+    return Settings(
+        webhook_secrets=secrets,
+        github_api_url=api_url,
+        github_credentials=credentials,
+        project=project,
+        database=environment.get("FIRESTORE_DATABASE") or "(default)",
+    )
+
+
+def _read_credentials(environment: Mapping[str, str], problems: list[str]) -> SecretStr | AppCredentials | None:
+    token = environment.get("GITHUB_TOKEN", "").strip()
+    app_id = environment.get("GITHUB_APP_ID", "").strip()
+    private_key = environment.get("GITHUB_APP_PRIVATE_KEY", "")
+    if token and app_id:
+        problems.append("GITHUB_TOKEN and GITHUB_APP_ID are both set: remove one")
+    elif token:
+        return SecretStr(token)
+    elif app_id and private_key.strip():
+        # Some consoles keep a key's line breaks as backslash and n.
+        return AppCredentials(app_id, SecretStr(private_key.replace("\\n", "\n")))
+    elif app_id:
+        problems.append("GITHUB_APP_PRIVATE_KEY is missing beside GITHUB_APP_ID: give the App's key in PEM")
+    else:
+        problems.append("no GitHub credentials: set GITHUB_APP_ID and GITHUB_APP_PRIVATE_KEY, or GITHUB_TOKEN")
+    return None
