@@ -23,6 +23,10 @@ class DecisionRecord(Document):
     policy_revision: int = 0
     profile: str | None = None
     profile_rule: str | None = None
+    cpu_millis: int | None = None
+    """of the profile: what the job must have, whichever runner it gets"""
+    memory_bytes: int | None = None
+    pids: int | None = None
     scale_set: str | None = None
     pool: str | None = None
     places_taken: int | None = None

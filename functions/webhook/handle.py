@@ -241,14 +241,17 @@ class WebhookHandler:
 
     async def _follow_runner(self, event: JobEvent, known: WorkflowJob | None) -> None:
         """A runner that got another job than the one that it was made for holds that job's size from now on."""
-        if event.runner_name is None or known is None or known.reservation is None:
+        decision = known.decision if known is not None else None
+        if event.runner_name is None or known is None or decision is None:
             return
-        if known.reservation.runner_name == event.runner_name:
+        if known.reservation is not None and known.reservation.runner_name == event.runner_name:
+            return
+        if decision.profile is None or decision.cpu_millis is None or decision.memory_bytes is None:
             return
         runner = await self._read_own_runner(event.runner_name)
         if runner is not None:
-            size = Size(known.reservation.cpu_millis, known.reservation.memory_bytes)
-            await self._admissions.submit(runner.pool, Resize(event.runner_name, known.reservation.profile, size))
+            size = Size(decision.cpu_millis, decision.memory_bytes)
+            await self._admissions.submit(runner.pool, Resize(event.runner_name, decision.profile, size))
 
     async def _completed(self, event: JobEvent) -> Reply:
         known = await self._store.read_job(job_key(event.owner, event.run_id, event.job_id))

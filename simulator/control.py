@@ -1,0 +1,111 @@
+"""How a test or the demo steers the simulated GitHub. Served on a port of its own, on loopback."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from .github import Fault, GitHub
+from .payloads import job_json, ping_webhook, runner_json
+from .world import HandOut, JobSpec
+
+
+class _Order(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobOrder(_Order):
+    """One job of a workflow run: what is run is a shell script."""
+
+    name: str
+    labels: list[str]
+    script: str = "true"
+
+
+class DispatchOrder(_Order):
+    """A workflow run to start."""
+
+    repository: str
+    workflow: str = "ci"
+    branch: str = "main"
+    jobs: list[JobOrder]
+
+
+class FaultOrder(_Order):
+    """A fault to cause; fields as in `Fault`."""
+
+    operation: str
+    times: int = 1
+    status: int | None = None
+    headers: dict[str, str] = {}
+    body: str = '{"message": "simulated fault"}'
+    delay_s: float = 0
+    loses_answer: bool = False
+
+
+class Control:
+    """Dispatch, cancel, faults, and a view of everything."""
+
+    def __init__(self, github: GitHub):
+        self._github = github
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/dispatch", self.dispatch, methods=["POST"]),
+            Route("/cancel/{id:int}", self.cancel, methods=["POST"]),
+            Route("/ping", self.ping, methods=["POST"]),
+            Route("/faults", self.add_fault, methods=["POST"]),
+            Route("/faults", self.clear_faults, methods=["DELETE"]),
+            Route("/hand-out/{mode}", self.set_hand_out, methods=["POST"]),
+            Route("/state", self.state, methods=["GET"]),
+            Route("/settle", self.settle, methods=["POST"]),
+        ]
+
+    async def dispatch(self, request: Request) -> Response:
+        order = DispatchOrder.model_validate_json(await request.body())
+        specs = [JobSpec(job.name, tuple(job.labels), job.script) for job in order.jobs]
+        jobs = self._github.world.dispatch(order.repository, order.workflow, order.branch, specs)
+        self._github.announce("queued", jobs)
+        await self._github.hand_out_jobs()
+        return JSONResponse([job_json(job) for job in jobs], 201)
+
+    async def cancel(self, request: Request) -> Response:
+        job = self._github.world.cancel(request.path_params["id"])
+        if job is not None:
+            self._github.announce("completed", [job])
+        return JSONResponse({"cancelled": job is not None})
+
+    async def ping(self, request: Request) -> Response:
+        payload = ping_webhook("acme/app", 1, self._github.world)
+        self._github.deliveries.send("ping", payload)
+        return Response(status_code=202)
+
+    async def add_fault(self, request: Request) -> Response:
+        order = FaultOrder.model_validate_json(await request.body())
+        self._github.faults.append(Fault(**order.model_dump()))
+        return Response(status_code=201)
+
+    async def clear_faults(self, request: Request) -> Response:
+        self._github.faults.clear()
+        return Response(status_code=204)
+
+    async def set_hand_out(self, request: Request) -> Response:
+        self._github.world.hand_out = HandOut(request.path_params["mode"])
+        return Response(status_code=204)
+
+    async def settle(self, request: Request) -> Response:
+        await self._github.deliveries.settle()
+        return Response(status_code=204)
+
+    async def state(self, request: Request) -> Response:
+        world = self._github.world
+        body: dict[str, Any] = {
+            "runners": [runner_json(runner) | {"scope": runner.scope} for runner in world.runners.values()],
+            "runners_seen": world.runners_seen,
+            "jobs": [job_json(job) | {"log": job.log} for job in world.jobs.values()],
+            "deliveries": [vars(delivery) for delivery in self._github.deliveries.done],
+            "requests": self._github.requests,
+        }
+        return JSONResponse(body)

@@ -1,0 +1,87 @@
+"""The simulated GitHub as a whole: world, deliveries, credentials and faults, shared by its servers."""
+
+import asyncio
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from .deliveries import Deliveries
+from .payloads import workflow_job_webhook
+from .world import Job, World
+
+TOKEN_LIFETIME = timedelta(hours=1)
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next calls of one kind."""
+
+    operation: str
+    """name of the REST operation, such as `generate-jitconfig`"""
+    times: int = 1
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = '{"message": "simulated fault"}'
+    delay_s: float = 0
+    loses_answer: bool = False
+    """does what was asked, and then says nothing for a minute"""
+
+
+@dataclass
+class App:
+    """A GitHub App that may ask for installation tokens."""
+
+    app_id: str
+    public_key: bytes
+    """PEM"""
+    installation_id: int
+
+
+@dataclass
+class GitHub:
+    """Everything behind the simulated GitHub's doors."""
+
+    world: World
+    deliveries: Deliveries
+    token: str
+    """a personal access token with all rights"""
+    broker_url: str
+    app: App | None = None
+    faults: list[Fault] = field(default_factory=list)
+    installation_tokens: dict[str, datetime] = field(default_factory=dict)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    """method and path of every REST call so far"""
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    """notified whenever a runner might have got a job"""
+
+    def take_fault(self, operation: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.operation == operation and fault.times > 0:
+                fault.times -= 1
+                return fault
+        return None
+
+    def is_authorized(self, token: str) -> bool:
+        if secrets.compare_digest(token.encode(), self.token.encode()):
+            return True
+        expires_at = self.installation_tokens.get(token)
+        return expires_at is not None and expires_at > datetime.now(UTC)
+
+    def new_installation_token(self) -> tuple[str, datetime]:
+        token = "ghs_" + secrets.token_hex(20)
+        self.installation_tokens[token] = datetime.now(UTC) + TOKEN_LIFETIME
+        return token, self.installation_tokens[token]
+
+    async def hand_out_jobs(self) -> None:
+        """Lets GitHub decide who works on what, and wakes the runners that got something."""
+        if self.world.hand_out_jobs():
+            async with self.changed:
+                self.changed.notify_all()
+
+    def announce(self, action: str, jobs: Iterable[Job]) -> None:
+        """Sends the webhook of an action for each job, as it is now."""
+        installation_id = self.app.installation_id if self.app else None
+        for job in jobs:
+            payload = workflow_job_webhook(action, job, self.world, installation_id)
+            self.deliveries.send("workflow_job", payload, job.id)
