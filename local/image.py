@@ -19,7 +19,7 @@ IMAGE = "runyard-standin-runner"
 _RUNNER = Path(__file__).parent.parent / "simulator" / "runner"
 _RUNNER_UID = 1001
 _SETUID_SHELL = Path("/bin/dash")
-_LEFT_OUT = {"__pycache__", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages"}
+_LEFT_OUT = {"dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages"}
 _LEFT_OUT |= {"test", "tests", "tkinter", "turtledemo", "unittest"}
 _ETC = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nrunner:x:1001:1001:runner:/home/runner:/bin/sh\n",
@@ -33,7 +33,7 @@ class CannotBuild(Exception):
 
 
 def ensure_image(client: docker.APIClient) -> str:
-    """The image's name with a tag that changes with what is in it; built only if it is not there yet."""
+    """The image's name; it is built only if there is none of exactly this content yet."""
     busybox = shutil.which("busybox")
     if busybox is None:
         raise CannotBuild("busybox is missing: apt-get install busybox-static")
@@ -44,7 +44,8 @@ def ensure_image(client: docker.APIClient) -> str:
         changes = ["USER runner", "WORKDIR /home/runner", "ENV PATH=/usr/local/bin:/bin"]
         repository, _, tag = name.partition(":")
         client.import_image_from_data(_build(Path(busybox)), repository=repository, tag=tag, changes=changes)
-    return name
+    client.tag(name, IMAGE, "latest")
+    return IMAGE
 
 
 def _fingerprint(busybox: Path) -> str:
@@ -95,7 +96,9 @@ def _add_python(tar: tarfile.TarFile) -> None:
     _add(tar, "usr/local/bin/python3", interpreter.read_bytes(), mode=0o755)
     modules = list(_files_below(standard_library))
     for path in modules:
-        _add(tar, f"usr/local/lib/{version}/{path.relative_to(standard_library)}", path.read_bytes())
+        # With their times, or Python would not take the compiled files for up to date.
+        name = f"usr/local/lib/{version}/{path.relative_to(standard_library)}"
+        _add(tar, name, path.read_bytes(), time=int(path.stat().st_mtime))
     extensions = [path for path in modules if path.suffix == ".so"]
     for library in sorted(_shared_libraries([interpreter, *extensions, _SETUID_SHELL])):
         _add(tar, str(library).lstrip("/"), library.read_bytes(), mode=0o755)
@@ -107,7 +110,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
             continue
         if path.is_dir():
             yield from _files_below(path)
-        elif path.suffix != ".a":
+        elif path.suffix != ".a" and ".opt-" not in path.name:
             yield path
 
 
@@ -116,9 +119,9 @@ def _shared_libraries(binaries: list[Path]) -> set[Path]:
     return {Path(found) for found in re.findall(r"(/\S+\.so\S*) \(0x", listing)}
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
+def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644, time: int = 0) -> None:
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(content), mode
+    entry.size, entry.mode, entry.mtime = len(content), mode, time
     tar.addfile(entry, io.BytesIO(content))
 
 

@@ -32,7 +32,7 @@ _RETRY = AsyncRetry(
     maximum=0.5,
     timeout=CALL_TIMEOUT_S,
 )
-_TRANSIENT = (
+TRANSIENT = (
     google.ServiceUnavailable,
     google.DeadlineExceeded,
     google.RetryError,
@@ -50,7 +50,7 @@ def translated_errors() -> Iterator[None]:
         yield
     except (google.AlreadyExists, google.FailedPrecondition, google.Aborted, google.NotFound) as error:
         raise Moved(str(error)) from error
-    except _TRANSIENT as error:
+    except TRANSIENT as error:
         raise StoreUnavailable(f"Firestore does not answer: {error}") from error
     except google.GoogleAPICallError as error:
         raise StoreRefused(f"Firestore refused: {error}") from error

@@ -1,0 +1,100 @@
+"""How the controller tells the proxy who is who: one JSON object a line, over a Unix socket.
+
+`{"runners": [...]}` replaces the table and is answered once the new table is in force, so a container that is started
+after the answer is attributed from its first packet on. `{"usage": NAME, "forget": true}` asks what a runner has used,
+`{"stop": true}` ends the proxy. The table is also kept in a file: a proxy that is started anew knows the runners before
+it accepts anyone.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..attribution import Attribution, AttributionTable
+from .server import ProxyServer
+
+_ENTRIES = TypeAdapter(list[Attribution])
+_LONGEST_LINE = 16 * 1024 * 1024
+
+
+class ControlSocket:
+    """Listens for the controller. Only root may connect: the socket's folder is the controller's own."""
+
+    def __init__(self, server: ProxyServer, path: Path, table_file: Path):
+        self._server = server
+        self._table_file = table_file
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._listener.bind(str(path))
+        path.chmod(0o600)
+        self._listener.listen(8)
+        server.watch(self._listener.fileno(), lambda _: self._accept())
+
+    def load_table(self) -> None:
+        """Takes up the table that the proxy before this one had."""
+        with suppress(OSError, ValidationError):
+            self._server.set_table(AttributionTable(_ENTRIES.validate_json(self._table_file.read_bytes())))
+
+    def _accept(self) -> None:
+        with suppress(BlockingIOError):
+            client, _ = self._listener.accept()
+            client.setblocking(False)
+            buffer = bytearray()
+            self._server.watch(client.fileno(), self._reader(client, buffer))
+
+    def _reader(self, client: socket.socket, buffer: bytearray) -> Callable[[int], None]:
+        def on_readable(_: int) -> None:
+            try:
+                data = client.recv(1024 * 1024)
+                buffer.extend(data)
+                while (end := buffer.find(b"\n")) >= 0:
+                    line = bytes(buffer[:end])
+                    del buffer[: end + 1]
+                    client.sendall(json.dumps(self._answer(line)).encode() + b"\n")
+                if data and len(buffer) <= _LONGEST_LINE:
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass
+            self._server.unwatch(client.fileno())
+            client.close()
+
+        return on_readable
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            if "runners" in request:
+                entries = _ENTRIES.validate_python(request["runners"])
+                self._server.set_table(AttributionTable(entries))
+                self._keep_table(entries)
+                return {"ok": True, "runners": len(entries)}
+            if "stop" in request:
+                self._server.stop()
+                return {"ok": True}
+            runner_name = str(request["usage"])
+            usage = self._server.usage_of(runner_name)
+            if request.get("forget"):
+                self._server.forget_usage(runner_name)
+            return {
+                "ok": True,
+                "connections": usage.connections,
+                "refused": usage.refused,
+                "bytesUp": usage.bytes_up,
+                "bytesDown": usage.bytes_down,
+                "targets": list(usage.targets),
+            }
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            return {"ok": False, "error": str(error)}
+
+    def _keep_table(self, entries: list[Attribution]) -> None:
+        new = self._table_file.with_suffix(".new")
+        new.write_bytes(_ENTRIES.dump_json(entries))
+        os.replace(new, self._table_file)  # noqa: PTH105 - as atomic as it says

@@ -1,0 +1,137 @@
+"""The head of a proxy request: bytes in, event or error out. Pure.
+
+What follows the head is not read here: it belongs to the tunnel, or to the request's body.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+LARGEST_HEAD = 32 * 1024
+"""bytes; more is answered with 431"""
+
+# RFC 9110, section 5.6.2: token
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# RFC 9112, section 3: request-line. The target holds no space and no control character.
+_REQUEST_LINE = re.compile(rb"(?P<method>" + _TOKEN + rb") (?P<target>[!-~]+) HTTP/1\.(?P<minor>[01])")
+# RFC 9112, section 5: field-line; obs-fold is refused, as section 5.2 allows a server.
+_FIELD = re.compile(rb"(?P<name>" + _TOKEN + rb"):[ \t]*(?P<value>[^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+# RFC 3986, section 3.2.2 and RFC 9110, section 7.2: host and port. Names as DNS has them, with underscores.
+_AUTHORITY = re.compile(
+    rb"(?:\[(?P<ipv6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[0-9A-Za-z_](?:[0-9A-Za-z_.-]{0,252})))(?::(?P<port>[0-9]{1,5}))?"
+)
+# RFC 9112, section 3.2.2: absolute-form.
+_ABSOLUTE = re.compile(rb"(?i:http)://(?P<authority>[^/?#]+)(?P<rest>[/?][!-~]*)?")
+# RFC 9110, section 7.6.1: what concerns one connection only. Transfer-Encoding stays: bodies are passed on as they are.
+_HOP_BY_HOP = {b"connection", b"proxy-connection", b"keep-alive", b"proxy-authorization", b"te", b"upgrade"}
+_FRAMING = {b"transfer-encoding", b"content-length", b"host"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A request for a connection to a target."""
+
+    host: str
+    """name or address, lower case, without brackets"""
+    port: int
+    size: int
+    """bytes of the buffer that the head took"""
+    origin_head: bytes | None
+    """what to send to the target first; None for CONNECT"""
+
+    @property
+    def is_connect(self) -> bool:
+        return self.origin_head is None
+
+    @property
+    def target(self) -> str:
+        """`host:port`, IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class BadHead(Exception):
+    """A request that cannot be served."""
+
+    def __init__(self, status: int, reason: str):
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+def parse_head(buffer: bytes | bytearray) -> Head | None:
+    """The head at the start of the buffer; None while it is not complete.
+
+    Raises:
+        BadHead: 400 for what is no proxy request, 431 for a head that is too large.
+    """
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
+        if len(buffer) > LARGEST_HEAD:
+            raise BadHead(431, f"the request's head is larger than {LARGEST_HEAD} bytes")
+        _refuse_early(buffer)
+        return None
+    if end > LARGEST_HEAD:
+        raise BadHead(431, f"the request's head is larger than {LARGEST_HEAD} bytes")
+    request_line, *field_lines = bytes(buffer[:end]).split(b"\r\n")
+    line = _REQUEST_LINE.fullmatch(request_line)
+    if line is None:
+        raise BadHead(400, "not an HTTP/1.1 request")
+    fields = [_parse_field(field) for field in field_lines]
+    size = end + 4
+    if line["method"] == b"CONNECT":
+        host, port = _parse_authority(line["target"], None)
+        return Head(host, port, size, None)
+    absolute = _ABSOLUTE.fullmatch(line["target"])
+    if absolute is None:
+        raise BadHead(400, "a proxy takes CONNECT host:port, or http:// URLs")
+    host, port = _parse_authority(absolute["authority"], 80)
+    return Head(host, port, size, _origin_head(line["method"], absolute, fields))
+
+
+def _refuse_early(buffer: bytes | bytearray) -> None:
+    """What cannot become a request is refused before its end is seen."""
+    start = bytes(buffer[:LARGEST_HEAD]).split(b"\r\n", 1)
+    if len(start) > 1 and _REQUEST_LINE.fullmatch(start[0]) is None:
+        raise BadHead(400, "not an HTTP/1.1 request")
+    if start[0][:1] and not start[0][:1].isalpha():
+        raise BadHead(400, "not an HTTP/1.1 request")
+
+
+def _parse_field(line: bytes) -> tuple[bytes, bytes]:
+    field = _FIELD.fullmatch(line)
+    if field is None:
+        raise BadHead(400, "a header line is malformed")
+    return field["name"], field["value"]
+
+
+def _parse_authority(text: bytes, default_port: int | None) -> tuple[str, int]:
+    authority = _AUTHORITY.fullmatch(text)
+    if authority is None:
+        raise BadHead(400, "the target is not host:port")
+    port = default_port if authority["port"] is None else int(authority["port"])
+    if port is None or not 0 < port < 65536:
+        raise BadHead(400, "the target needs a port from 1 to 65535")
+    if authority["ipv6"] is None:
+        return authority["name"].decode().lower(), port
+    try:
+        return str(ipaddress.IPv6Address(authority["ipv6"].decode())), port
+    except ValueError:
+        raise BadHead(400, "the target is not an IPv6 address") from None
+
+
+def _origin_head(method: bytes, absolute: re.Match[bytes], fields: list[tuple[bytes, bytes]]) -> bytes:
+    """The request as the origin gets it.
+
+    One request for each connection: with `Connection: close` the origin cannot be asked a second time, so a second
+    request for another origin cannot reach this one.
+    """
+    named = {
+        name.strip().lower() for key, value in fields if key.lower() == b"connection" for name in value.split(b",")
+    }
+    dropped = (_HOP_BY_HOP | named) - _FRAMING | {b"host"}
+    rest = absolute["rest"] or b"/"
+    path = rest if rest.startswith(b"/") else b"/" + rest
+    kept = [key + b": " + value for key, value in fields if key.lower() not in dropped]
+    # RFC 9112, section 3.2.2: the target's host replaces what the client wrote as Host.
+    lines = [method + b" " + path + b" HTTP/1.1", b"Host: " + absolute["authority"], *kept]
+    return b"\r\n".join([*lines, b"Via: 1.1 runyard", b"Connection: close", b"", b""])

@@ -1,0 +1,188 @@
+"""Everything that Runyard needs, on one machine: GitHub (simulated), the function, a controller. For demo and tests."""
+
+import json
+import os
+import secrets
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .processes import Process, accepts_connections, free_port
+
+ROOT = Path(__file__).parent.parent
+GITHUB_HOST_NAME = "github.simulated.test"
+_START_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What differs from one use to the next."""
+
+    folder: Path
+    """logs, certificates, keys, sockets"""
+    project: str
+    """a Firestore project of its own, so that several stacks can share an emulator"""
+    emulator_host: str
+    docker_host: str
+    host_id: str = "demo-host"
+    cpus: str = "2"
+    memory: str = "4g"
+    network_range: str = "10.213.0.0/16"
+    bridge_prefix: str = "runyard"
+    hand_out: str = "random"
+    seed: int = 1
+    webhook_content_type: str = "json"
+    users: str = ""
+    function_environment: Mapping[str, str] = field(default_factory=dict)
+    controller_settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stack:
+    """Starts the parts and knows where they are."""
+
+    def __init__(self, options: StackOptions):
+        self.options = options
+        self.github_port = free_port()
+        self.control_port = free_port()
+        self.function_port = free_port()
+        self.proxy_port = free_port()
+        self.gate_port = free_port()
+        self.webhook_secret = secrets.token_hex(16)
+        self.github_token = "ghp_" + secrets.token_hex(20)
+        self._environment = {
+            "GOOGLE_CLOUD_PROJECT": options.project,
+            "FIRESTORE_EMULATOR_HOST": options.emulator_host,
+            # google-auth would otherwise look for a metadata server.
+            "NO_GCE_CHECK": "true",
+        }
+        options.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def proxy_log(self) -> Path:
+        return self.options.folder / "connections.log"
+
+    @property
+    def function_url(self) -> str:
+        return f"http://127.0.0.1:{self.function_port}/"
+
+    @property
+    def github_url(self) -> str:
+        return f"https://127.0.0.1:{self.github_port}"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate authority of the simulated GitHub."""
+        return self.options.folder / "authority.pem"
+
+    def start_github(self) -> Process:
+        folder = self.options.folder
+        (folder / "webhook.secret").write_text(self.webhook_secret)
+        (folder / "github.token").write_text(self.github_token)
+        arguments = {
+            "--folder": folder,
+            "--host-name": GITHUB_HOST_NAME,
+            "--port": self.github_port,
+            "--control-port": self.control_port,
+            "--webhook-url": self.function_url,
+            "--webhook-secret-file": folder / "webhook.secret",
+            "--webhook-content-type": self.options.webhook_content_type,
+            "--token-file": folder / "github.token",
+            "--hand-out": self.options.hand_out,
+            "--seed": self.options.seed,
+            "--users": self.options.users,
+        }
+        command = [sys.executable, "-m", "simulator", *(str(word) for pair in arguments.items() for word in pair)]
+        return self._start("github", command, self.control_port, {})
+
+    def start_function(self) -> Process:
+        environment = {
+            **self._environment,
+            "FUNCTION_TARGET": "github_webhook",
+            "FUNCTION_SOURCE": str(ROOT / "functions" / "main.py"),
+            "FUNCTION_USE_ASGI": "true",
+            "HOST": "127.0.0.1",
+            "PORT": str(self.function_port),
+            "GITHUB_WEBHOOK_SECRET": self.webhook_secret,
+            "GITHUB_API_URL": self.github_url,
+            "GITHUB_TOKEN": self.github_token,
+            "SSL_CERT_FILE": str(self.authority),
+            **self.options.function_environment,
+        }
+        command = [str(Path(sys.executable).parent / "functions-framework")]
+        return self._start("function", command, self.function_port, environment)
+
+    def start_controller(self) -> Process:
+        config = self.write_controller_config()
+        command = [str(Path(sys.executable).parent / "runyard"), "run", "--config", str(config)]
+        return self._start("controller", command, self.gate_port, self._environment)
+
+    def write_controller_config(self) -> Path:
+        options = self.options
+        settings = {
+            "host_id": options.host_id,
+            "project": options.project,
+            "docker_host": options.docker_host,
+            "capacity": {"cpus": options.cpus, "memory": options.memory},
+            "state_dir": str(options.folder / "state"),
+            "run_dir": str(options.folder / "run"),
+            "ca_file": str(self.authority),
+            "network": {"range": options.network_range, "bridge_prefix": options.bridge_prefix},
+            "proxy": {
+                "port": self.proxy_port,
+                "log_file": str(self.proxy_log),
+                "hosts": {GITHUB_HOST_NAME: "127.0.0.1"},
+                "private_targets": [f"{GITHUB_HOST_NAME}:{self.github_port}"],
+            },
+            "gate": {"port": self.gate_port},
+            **options.controller_settings,
+        }
+        path = options.folder / f"{options.host_id}.yaml"
+        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+        return path
+
+    def _start(self, name: str, command: Sequence[str], port: int, environment: Mapping[str, str]) -> Process:
+        process = Process(name, command, self.options.folder / f"{name}.log", environment)
+        process.wait_until(lambda: accepts_connections(port), _START_WITHIN_S)
+        return process
+
+    @contextmanager
+    def running(self) -> Iterator["Stack"]:
+        """All parts, stopped again in the opposite order."""
+        with ExitStack() as parts:
+            for start in (self.start_github, self.start_function, self.start_controller):
+                process = start()
+                parts.callback(process.stop)
+            yield self
+
+    def control(self, method: str, path: str, body: object = None) -> Any:
+        """Steers the simulated GitHub."""
+        payload = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.control_port}{path}", payload, method=method)
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - our own server
+            content = response.read()
+        return json.loads(content) if content else None
+
+    def dispatch(
+        self, repository: str, jobs: Sequence[Mapping[str, Any]], workflow: str = "ci"
+    ) -> list[dict[str, Any]]:
+        """Starts a workflow run; the queued jobs."""
+        queued: list[dict[str, Any]] = self.control(
+            "POST", "/dispatch", {"repository": repository, "workflow": workflow, "jobs": list(jobs)}
+        )
+        return queued
+
+    def github_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.control("GET", "/state")
+        return state
+
+
+def local_environment() -> None:
+    """What a developer's machine may have set must not lead a local stack to the real Google Cloud."""
+    os.environ.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
