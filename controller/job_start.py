@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from functions.documents.errors import StoreUnavailable
@@ -13,12 +13,14 @@ from functions.log import canonical
 from functions.routing.capacity import Size
 from functions.routing.units import format_cpus, format_memory
 
+from .background import Background
 from .cgroup import Limits, read_limits
 from .containers import DockerEngine
 from .errors import CannotResize, ContainerGone, EngineUnavailable
 from .gate import Answer, Question
 from .runner_log import RunnerProgress, read_progress
 from .runners import LocalRunner, Runners, RunningJob
+from .settings import Gate
 from .sizing import Need, Verdict, differs, need_of, receipt
 
 _log = logging.getLogger("runyard.gate")
@@ -27,11 +29,12 @@ _FIRST_LOOK_AGAIN_S = 0.1
 _LAST_LOOK_AGAIN_S = 1.0
 
 
-class JobFinder(Protocol):
+class JobStore(Protocol):
     """What is wanted of the store."""
 
     async def find_jobs(self, org: str, run_id: int, name: str) -> list[WorkflowJob]: ...
     async def find_jobs_of_runner(self, runner_name: str) -> list[WorkflowJob]: ...
+    async def merge_job(self, job_key: str, fields: Mapping[str, Any], rank: int) -> None: ...
 
 
 class JobStart:
@@ -41,19 +44,18 @@ class JobStart:
         self,
         runners: Runners,
         engine: DockerEngine,
-        store: JobFinder,
+        store: JobStore,
+        background: Background,
         publish: Callable[[], Awaitable[None]],
-        record: Callable[[str, dict[str, Any], int], None],
-        known_within_s: float,
-        room_within_s: float,
+        settings: Gate,
     ):
         self._runners = runners
         self._engine = engine
         self._store = store
+        self._background = background
         self._publish = publish
-        self._record = record
-        self._known_within_s = known_within_s
-        self._room_within_s = room_within_s
+        self._known_within_s = settings.known_within_s
+        self._room_within_s = settings.room_within_s
 
     async def decide(self, question: Question) -> Answer | None:
         """Lets the job go on once its container has its size; None for whoever is not a runner."""
@@ -159,7 +161,7 @@ class JobStart:
             "sizing": note.to_firestore(),
             "phases": {name: value for name, value in phases.items() if value is not None},
         }
-        self._record(job.key, fields, JobState.REGISTERED)
+        self._background.persist(lambda: self._store.merge_job(job.key, fields, JobState.REGISTERED))
         canonical(
             _log,
             logging.WARNING if note.verdict == Verdict.REFUSED else logging.INFO,

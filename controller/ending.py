@@ -1,0 +1,166 @@
+"""The end of a runner: noticed by the engine's events or by a sweep, written down, cleaned up."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+from functions.documents.lifecycle import JobState, RunnerEvent, RunnerState, move_runner
+from functions.documents.pending_runner import KEPT_FOR
+from functions.log import canonical
+
+from .background import Background
+from .containers import ContainerState, DockerEngine
+from .errors import ContainerGone, EngineUnavailable
+from .firestore import ControllerStore
+from .proxy_client import ProxyClient, ProxyUnavailable
+from .runner_log import read_progress, tail_in_words
+from .runners import LocalRunner, Runners
+
+_log = logging.getLogger("runyard.controller")
+_SWEEP_EVERY_S = 5.0
+_TRY_AGAIN_S = 2.0
+_LOG_LINES = 200
+_STOP_WAIT_S = 10
+
+
+class Endings:
+    """Watches for containers that end, and runners that wait for ever."""
+
+    def __init__(
+        self,
+        store: ControllerStore,
+        engine: DockerEngine,
+        proxy: ProxyClient,
+        runners: Runners,
+        background: Background,
+        forget: Callable[[str], Awaitable[None]],
+        idle_timeout_s: float,
+        now: Callable[[], datetime],
+    ):
+        self._store = store
+        self._engine = engine
+        self._proxy = proxy
+        self._runners = runners
+        self._background = background
+        self._forget = forget
+        self._idle_timeout_s = idle_timeout_s
+        self._now = now
+        self._ending: set[str] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def watch_events(self) -> None:
+        """Starts a thread on which the engine tells of every end at once."""
+        threading.Thread(target=self._follow_events, name="container-ends", daemon=True).start()
+
+    def _follow_events(self) -> None:
+        while True:
+            try:
+                for name in self._engine.watch_deaths():
+                    self._loop.call_soon_threadsafe(self._begin, name)
+            except EngineUnavailable as error:
+                _log.error("no events from the engine: %s", error)
+            except RuntimeError:
+                # The loop is closed: the controller has left.
+                return
+            time.sleep(_TRY_AGAIN_S)
+
+    async def sweep(self) -> None:
+        """What the events did not tell."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            try:
+                containers = await asyncio.to_thread(self._engine.list_runners)
+            except EngineUnavailable as error:
+                _log.error("cannot look at the containers: %s", error)
+                continue
+            running = {container.name for container in containers if container.is_running}
+            for runner in self._runners:
+                if runner.container_id and runner.name not in running:
+                    self._begin(runner.name)
+                elif self._is_idle_too_long(runner):
+                    self._background.spawn(self._stop_idle(runner))
+
+    def _is_idle_too_long(self, runner: LocalRunner) -> bool:
+        limit = timedelta(seconds=self._idle_timeout_s)
+        return runner.job is None and runner.launched_at is not None and self._now() - runner.launched_at > limit
+
+    async def _stop_idle(self, runner: LocalRunner) -> None:
+        with suppress(EngineUnavailable):
+            log = await asyncio.to_thread(self._engine.read_log, runner.container_id, _LOG_LINES)
+            if read_progress(log).job_name is None:
+                _log.warning("runner %s got no job within %g s", runner.name, self._idle_timeout_s)
+                await asyncio.to_thread(self._engine.stop, runner.container_id, _STOP_WAIT_S)
+
+    def _begin(self, name: str) -> None:
+        runner = self._runners.get(name)
+        # A container that ends while it is being launched is seen by the next sweep.
+        if runner is not None and runner.container_id and name not in self._ending:
+            self._ending.add(name)
+            self._background.spawn(self._end(runner))
+
+    async def _end(self, runner: LocalRunner) -> None:
+        try:
+            try:
+                state = await asyncio.to_thread(self._engine.inspect, runner.container_id)
+                log = await asyncio.to_thread(self._engine.read_log, runner.container_id, _LOG_LINES)
+            except ContainerGone:
+                state, log = None, ""
+            if state is not None and state.is_running:
+                return
+            # Written down first: a controller that is killed in between does it again.
+            await self._write_down(self._runners.get(runner.name) or runner, state, log)
+            await asyncio.to_thread(self._engine.remove, runner.container_id)
+            await self._forget(runner.name)
+        except EngineUnavailable as error:
+            _log.warning("runner %s has ended, but cannot be removed now: %s", runner.name, error)
+        finally:
+            self._ending.discard(runner.name)
+
+    async def _write_down(self, runner: LocalRunner, state: ContainerState | None, log: str) -> None:
+        now = self._now()
+        had_job = runner.job is not None or read_progress(log).job_name is not None
+        exit_code = state.exit_code if state is not None else None
+        reason = None if had_job else explain_end(state, log)
+        status = move_runner(RunnerState.SCHEDULED, RunnerEvent.FINISH if had_job else RunnerEvent.FAIL)
+        job = runner.job or runner.made_for
+        canonical(
+            _log,
+            logging.INFO if had_job else logging.ERROR,
+            "ended",
+            runner_name=runner.name,
+            job=job.key,
+            job_name=job.name,
+            exit_code=exit_code,
+            reason=reason,
+        )
+        fields: dict[str, Any] = {"status": status, "endedAt": now, "expireAt": now + KEPT_FOR, "exitCode": exit_code}
+        if reason is not None:
+            fields["reason"] = reason
+        self._background.persist(lambda: self._store.end_runner(runner.name, fields, runner.pool))
+        if reason is not None:
+            about_job: dict[str, Any] = {"provisioning": {"failure": reason}}
+        else:
+            about_job = await self._egress_of(runner)
+        self._background.persist(lambda: self._store.merge_job(job.key, about_job, JobState.LAUNCHED))
+
+    async def _egress_of(self, runner: LocalRunner) -> dict[str, Any]:
+        try:
+            return {"egress": (await self._proxy.usage_of(runner.name, forget=True)).to_firestore()}
+        except ProxyUnavailable as error:
+            _log.warning("no egress summary for %s: %s", runner.name, error)
+            return {}
+
+
+def explain_end(state: ContainerState | None, log: str) -> str:
+    """Why a runner that never took a job has ended, in words for an operator."""
+    if state is None:
+        return "the container was removed by somebody else before it took a job"
+    if state.exit_code == 137 and state.was_oom_killed:
+        return "the runner was killed for want of memory before it took a job: give its profile more"
+    tail = tail_in_words(log)
+    return f"the runner ended with exit code {state.exit_code} before it took a job" + (f": {tail}" if tail else "")

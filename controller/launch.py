@@ -1,0 +1,139 @@
+"""From a claim to a running container, or to a document that says why not."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from pydantic import SecretStr
+
+from functions.documents.lifecycle import JobState, RunnerEvent, RunnerState, move_runner
+from functions.documents.pending_runner import KEPT_FOR, PendingRunner
+from functions.documents.sealing import CannotOpen, unseal
+from functions.log import canonical
+
+from .background import Background
+from .bridges import Bridges
+from .container_spec import HostFacts, specify
+from .containers import ContainerState, DockerEngine
+from .errors import CannotStart, EngineUnavailable
+from .firestore import ControllerStore
+from .networks import NoBridgeLeft
+from .proxy_client import ProxyUnavailable
+from .runners import LocalRunner, Runners
+
+_log = logging.getLogger("runyard.controller")
+
+
+class Launcher:
+    """Starts the containers of claimed runners."""
+
+    def __init__(
+        self,
+        store: ControllerStore,
+        engine: DockerEngine,
+        bridges: Bridges,
+        runners: Runners,
+        background: Background,
+        host: HostFacts,
+        private_key: bytes,
+        publish: Callable[[], Awaitable[None]],
+        starts_at_once: int,
+        now: Callable[[], datetime],
+    ):
+        self._store = store
+        self._engine = engine
+        self._bridges = bridges
+        self._runners = runners
+        self._background = background
+        self._host = host
+        self._private_key = private_key
+        self._publish = publish
+        self._starts = asyncio.Semaphore(starts_at_once)
+        self._now = now
+        self.is_stopping = False
+        """what has not begun is handed back instead of started"""
+
+    def begin(self, runner: PendingRunner) -> None:
+        """Takes a claimed runner's room at once, and starts it in the background."""
+        self._runners.put(LocalRunner.of_claim(runner))
+        self._background.spawn(self._launch(runner))
+
+    async def _launch(self, runner: PendingRunner) -> None:
+        try:
+            async with self._starts:
+                if self.is_stopping:
+                    await self._hand_back(runner)
+                    return
+                state = await self._start(runner, self._unseal(runner))
+        except (CannotStart, CannotOpen, EngineUnavailable, NoBridgeLeft, ProxyUnavailable) as error:
+            await self.fail(runner.runner_name, runner.pool, str(error), runner.job_key)
+            return
+        self._launched(runner, state)
+
+    def _unseal(self, runner: PendingRunner) -> SecretStr:
+        if runner.sealed_config is None:
+            raise CannotOpen("the document holds no JIT config")
+        return unseal(runner.sealed_config, self._host.host_id, self._private_key)
+
+    async def _start(self, runner: PendingRunner, secret: SecretStr) -> ContainerState:
+        bridge = await self._bridges.acquire()
+        self._runners.change(runner.runner_name, bridge=bridge)
+        # Attributed before it exists: its first packet has a name.
+        await self._publish()
+        return await asyncio.to_thread(self._engine.start, specify(runner, bridge, self._host), secret)
+
+    def _launched(self, runner: PendingRunner, state: ContainerState) -> None:
+        name = runner.runner_name
+        launched_at = state.started_at or self._now()
+        self._runners.change(name, container_id=state.container_id, pid=state.pid, launched_at=launched_at)
+        canonical(
+            _log,
+            logging.INFO,
+            "launch",
+            runner_name=name,
+            job=runner.job_key,
+            profile=runner.profile.name,
+            since_claim_ms=round((launched_at - (runner.claimed_at or launched_at)).total_seconds() * 1000),
+        )
+        status = move_runner(RunnerState.SCHEDULING, RunnerEvent.START)
+        self._background.persist(lambda: self._store.update_runner(name, {"status": status, "launchedAt": launched_at}))
+        fields = {"phases": {"claimedAt": runner.claimed_at, "launchedAt": launched_at}}
+        self._background.persist(lambda: self._store.merge_job(runner.job_key, fields, JobState.LAUNCHED))
+
+    async def _hand_back(self, runner: PendingRunner) -> None:
+        """Another host may have what this one has not begun."""
+        await self.forget(runner.runner_name)
+        sealed = runner.sealed_config.to_firestore() if runner.sealed_config else None
+        fields = {
+            "status": move_runner(RunnerState.SCHEDULING, RunnerEvent.HAND_BACK),
+            "sealedConfig": sealed,
+            "claim": None,
+        }
+        self._background.persist(lambda: self._store.update_runner(runner.runner_name, fields))
+
+    async def fail(self, name: str, pool: str, reason: str, job_key: str) -> None:
+        """A runner that never ran: the documents say why, and its place is free again."""
+        canonical(_log, logging.ERROR, "launch", runner_name=name, job=job_key, reason=reason)
+        await self.forget(name)
+        now = self._now()
+        status = move_runner(RunnerState.SCHEDULING, RunnerEvent.FAIL)
+        fields: dict[str, Any] = {"status": status, "reason": reason, "endedAt": now, "expireAt": now + KEPT_FOR}
+        self._background.persist(lambda: self._store.end_runner(name, fields, pool))
+        failure = {"provisioning": {"failure": reason}}
+        self._background.persist(lambda: self._store.merge_job(job_key, failure, JobState.RESERVED))
+
+    async def forget(self, name: str) -> None:
+        """A runner whose container is gone gives its bridge and its room back."""
+        runner = self._runners.get(name)
+        await self._runners.remove(name)
+        # The proxy ends what the runner left open, before anybody else gets the bridge.
+        with suppress(ProxyUnavailable):
+            await self._publish()
+        if runner is not None and runner.bridge is not None:
+            try:
+                await self._bridges.release(runner.bridge.slot)
+            except EngineUnavailable as error:
+                _log.warning("bridge %d stays: %s", runner.bridge.slot, error)
