@@ -46,7 +46,7 @@ def running_emulator(say: Callable[[str], None]) -> Iterator[str]:
 
 def _command(port: int, folder: Path) -> tuple[list[str], str]:
     java = shutil.which("java")
-    jar = next((root / _JAR for root in _sdk_roots() if (root / _JAR).exists()), None)
+    jar = find_jar()
     if jar is not None and java is not None:
         main = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
         return [java, "-Xmx1g", "-cp", str(jar), main, "--host=127.0.0.1", f"--port={port}"], f"gcloud's, {jar}"
@@ -60,6 +60,11 @@ def _command(port: int, folder: Path) -> tuple[list[str], str]:
         "no Firestore emulator: install Java and gcloud's emulator (gcloud components install "
         "cloud-firestore-emulator), or Java and npm for firebase-tools, or set FIRESTORE_EMULATOR_HOST"
     )
+
+
+def find_jar() -> Path | None:
+    """The emulator that came with an installed gcloud."""
+    return next((root / _JAR for root in _sdk_roots() if (root / _JAR).exists()), None)
 
 
 def _sdk_roots() -> Iterator[Path]:

@@ -14,7 +14,6 @@ import requests.exceptions
 
 from .processes import Process
 
-_DEFAULT = "unix:///var/run/docker.sock"
 _START_WITHIN_S = 60.0
 
 
@@ -29,7 +28,7 @@ def running_engine(say: Callable[[str], None]) -> Iterator[str]:
     Raises:
         NoEngine: none answers and none can be started.
     """
-    existing = os.environ.get("DOCKER_HOST", _DEFAULT)
+    existing = default_address()
     if answers(existing):
         say(f"Docker engine: using the one at {existing}")
         yield existing
@@ -58,6 +57,11 @@ def _own_engine(folder: Path) -> Iterator[str]:
         # The engine mounts its data folder onto itself and leaves that behind.
         subprocess.run(["umount", "--lazy", folder / "data"], capture_output=True, check=False)
         shutil.rmtree(folder / "data", ignore_errors=True)
+
+
+def default_address() -> str:
+    """Where Docker's own tools would look."""
+    return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 
 def answers(address: str) -> bool:

@@ -1,0 +1,62 @@
+# `make` alone lists what there is.
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## make .venv with the pinned requirements
+	@scripts/setup venv
+
+.PHONY: demo
+demo: ## ten jobs from webhook to right-sized containers, on this machine (KEEP=1 leaves it running)
+	@scripts/setup venv system
+	@$(PYTHON) -m local.demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: ## everything: unit, contract, integration and end-to-end tests
+	@scripts/setup venv system
+	$(PYTEST) tests/unit tests/contract tests/integration tests/e2e
+
+.PHONY: test-unit
+test-unit: setup ## only the tests without I/O: seconds
+	$(PYTEST) tests/unit
+
+.PHONY: test-emulator
+test-emulator: ## only what needs the Firestore emulator
+	@scripts/setup venv system
+	$(PYTEST) tests/contract
+
+.PHONY: lint
+lint: setup ## format, lint, types, import contracts; changes nothing
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	sh -n controller/inside/*.sh scripts/* simulator/runner/run.sh local/demo/job.sh
+	if command -v terraform >/dev/null; then terraform fmt -check -recursive terraform; fi
+
+.PHONY: format
+format: setup ## format and mend what can be mended
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+.PHONY: requirements
+requirements: setup ## compile the requirements files from pyproject.toml
+	scripts/compile-requirements
+
+.PHONY: run-function
+run-function: setup ## the webhook function on port 8080, with your environment
+	FUNCTION_USE_ASGI=true .venv/bin/functions-framework --source functions/main.py --target github_webhook
+
+.PHONY: run-controller
+run-controller: setup ## this host's controller, with the configuration CONFIG=FILE
+	.venv/bin/runyard run --config $(or $(CONFIG),/etc/runyard/config.yaml)
+
+.PHONY: clean
+clean: ## remove what the targets above have made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info demo-report.md
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
