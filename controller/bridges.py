@@ -53,11 +53,15 @@ class Bridges:
 
     async def release(self, slot: int) -> None:
         """Takes a bridge back; its container must be gone."""
-        self._used.discard(slot)
         if len(self._idle) < self._spare:
+            self._used.discard(slot)
             self._idle.add(slot)
-        else:
+            return
+        try:
             await self._remove(slot)
+        finally:
+            # Not earlier: whoever made this bridge anew in the meantime would lose it again.
+            self._used.discard(slot)
 
     async def remove_idle(self) -> None:
         """Removes every bridge that no runner uses."""

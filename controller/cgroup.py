@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
+_V1_UNLIMITED = 1 << 62
+"""version 1 shows no limit as the largest number of whole pages"""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ def read_limits(pid: int, root: Path = _ROOT, proc: Path = Path("/proc")) -> Lim
     cpu = root / "cpu" / groups.get("cpu", "/").lstrip("/")
     memory = root / "memory" / groups.get("memory", "/").lstrip("/")
     quota, period = _number(cpu / "cpu.cfs_quota_us"), _number(cpu / "cpu.cfs_period_us")
+    limit = _number(memory / "memory.limit_in_bytes")
     return Limits(
         cpu_millis=quota * 1000 // period if quota is not None and period and quota > 0 else None,
-        memory_bytes=_number(memory / "memory.limit_in_bytes"),
+        memory_bytes=limit if limit is not None and limit < _V1_UNLIMITED else None,
         memory_used_bytes=_statistic(memory / "memory.stat", "total_rss"),
     )
 

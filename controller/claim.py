@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from functions.documents.errors import Moved
+from functions.documents.errors import Moved, StoreRefused, StoreUnavailable
 from functions.documents.lifecycle import RunnerEvent, RunnerState, move_runner
 from functions.documents.pending_runner import Claim, PendingRunner
 
@@ -39,7 +39,7 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Lost:
-    """Another host was first, or the runner was cancelled."""
+    """Not ours: another host was first, it was cancelled, or Firestore does not answer. What waits is seen again."""
 
     runner_name: str
 
@@ -47,7 +47,11 @@ class Lost:
 async def claim_runners(
     store: ClaimStore, seen: Sequence[SeenRunner], host_id: str, now: Callable[[], datetime]
 ) -> Sequence[Claimed | Lost]:
-    """Claims runners, all in one commit if nobody interferes, else one by one."""
+    """Claims runners, all in one commit if nobody interferes, else one by one.
+
+    Raises:
+        StoreUnavailable, StoreRefused: as far as Firestore tells, none of them was claimed.
+    """
     token = secrets.token_hex(8)
     try:
         return await _claim_all(store, seen, host_id, token, now())
@@ -56,14 +60,11 @@ async def claim_runners(
 
 
 async def _claim_one(store: ClaimStore, one: SeenRunner, host_id: str, token: str, now: datetime) -> Claimed | Lost:
-    """Claims one runner; `token` is of the commit before, which may have landed although its answer was lost."""
+    """Claims one runner of several; whatever goes wrong with it, those that were claimed before it must be started."""
     try:
         (claimed,) = await _claim_all(store, [one], host_id, token, now)
-    except Moved:
-        found = await store.read_runner(one.runner.runner_name)
-        if found is None or found.claim is None or found.claim.token != token:
-            return Lost(one.runner.runner_name)
-        return Claimed(found.model_copy(update={"sealed_config": one.runner.sealed_config}))
+    except (Moved, StoreUnavailable, StoreRefused):
+        return Lost(one.runner.runner_name)
     return claimed
 
 
@@ -72,6 +73,12 @@ async def _claim_all(
 ) -> list[Claimed]:
     claim = Claim(host_id=host_id, token=token, lease_until=now + LEASE)
     status = move_runner(RunnerState.PENDING, RunnerEvent.CLAIM)
-    await store.claim(seen, {"status": status, "claim": claim.to_firestore(), "claimedAt": now})
+    try:
+        await store.claim(seen, {"status": status, "claim": claim.to_firestore(), "claimedAt": now})
+    except (Moved, StoreUnavailable):
+        # The commit may have landed although its answer was lost; for all of them or for none.
+        found = await store.read_runner(seen[0].runner.runner_name)
+        if found is None or found.claim is None or found.claim.token != token:
+            raise
     update = {"status": status, "claim": claim, "claimed_at": now}
     return [Claimed(one.runner.model_copy(update=update)) for one in seen]

@@ -72,6 +72,7 @@ class DockerEngine:
         self._host_id = host_id
         self._base_url = base_url
         self._api: _Client | None = None
+        self._events: Any = None
 
     def describe(self) -> EngineFacts:
         """Asks the engine who it is.
@@ -82,6 +83,13 @@ class DockerEngine:
         with self._translated():
             info = self._client().info()
         return EngineFacts(str(info["ServerVersion"]), bool(info.get("LiveRestoreEnabled")))
+
+    def close(self) -> None:
+        """Closes the kept-open connections, and ends whoever watches deaths."""
+        if self._events is not None:
+            self._events.close()
+        if self._api is not None:
+            self._api.close()
 
     def create_bridge(self, plan: BridgePlan) -> None:
         """Makes a runner's network, if it is not there."""
@@ -276,8 +284,12 @@ class DockerEngine:
         with self._translated():
             # A stream of its own: events may be hours apart.
             client = docker.APIClient(base_url=self._base_url, version="auto", timeout=None)  # type: ignore[arg-type]
-            for event in client.events(filters=filters, decode=True):
-                yield str(event["Actor"]["Attributes"]["name"])
+            self._events = client.events(filters=filters, decode=True)
+            try:
+                for event in self._events:
+                    yield str(event["Actor"]["Attributes"]["name"])
+            finally:
+                client.close()
 
     def _client(self) -> _Client:
         """Connects on first use, so that a controller can be started before its engine."""

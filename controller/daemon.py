@@ -31,8 +31,9 @@ from .job_start import JobStart
 from .launch import Launcher
 from .pending import PendingRunners
 from .proxy_client import ProxyClient
-from .runners import LocalRunner, Runners
+from .runners import LocalRunner, Runners, RunningJob
 from .settings import Settings, capacity_of
+from .sizing import Verdict
 
 _log = logging.getLogger("runyard.controller")
 _HEARTBEAT_S = LEASE.total_seconds() / 3
@@ -135,6 +136,7 @@ class Daemon:
             self._runners.put(
                 LocalRunner.of_container(adopted, size, bridge, state.container_id, state.pid, state.started_at)
             )
+            await self._adopt_job(adopted.runner_name)
         self._bridges.adopt(await asyncio.to_thread(self._engine.list_bridges), used)
         await self._publish()
         for claimed in await self._store.list_own_runners(self._settings.host_id):
@@ -143,6 +145,12 @@ class Daemon:
                 await self._launcher.fail(claimed.runner_name, claimed.pool, reason, claimed.job_key)
         if len(self._runners):
             _log.info("adopted %d runners", len(self._runners))
+
+    async def _adopt_job(self, runner_name: str) -> None:
+        """Which job a runner has passed the gate with, nobody but its document knows any more."""
+        for job in await self._store.find_jobs_of_runner(runner_name):
+            if job.sizing is not None and job.sizing.verdict != Verdict.REFUSED:
+                self._runners.change(runner_name, job=RunningJob(job.key, job.name), profile=job.sizing.profile)
 
     async def _beat(self) -> None:
         """The heartbeat, and a look at the other hosts of the pool."""

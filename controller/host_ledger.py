@@ -19,8 +19,10 @@ class HostLedger:
         return self.capacity - sum(self.taken.values(), NOTHING)
 
     def has_room_for(self, runner_name: str, size: Size) -> bool:
-        """Whether a runner can have this size, given what it has already."""
-        return size.fits_into(self.free + self.taken.get(runner_name, NOTHING))
+        """Whether a runner can have this size; what it has already it can keep, even on an overfull host."""
+        free = self.free
+        room = Size(max(free.cpu_millis, 0), max(free.memory_bytes, 0))
+        return size.fits_into(room + self.taken.get(runner_name, NOTHING))
 
     def with_runner(self, runner_name: str, size: Size) -> "HostLedger":
         """The ledger after a runner has come, or has changed its size."""

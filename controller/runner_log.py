@@ -35,14 +35,15 @@ def read_progress(log: str) -> RunnerProgress:
             continue
         if _LISTENING.fullmatch(line["text"]):
             listening = listening or _time(line["at"])
-        elif (match := _RUNNING.fullmatch(line["text"])) is not None:
+        elif job_name is None and (match := _RUNNING.fullmatch(line["text"])) is not None:
+            # The first: a runner has one job, and whatever comes after it may be of the job's making.
             job_name, running = match["name"], _time(line["at"])
     return RunnerProgress(listening, job_name, running)
 
 
 def tail_in_words(log: str, lines: int = 5) -> str:
     """The end of a log for a reason in a document, without the engine's times."""
-    texts = [line["text"] for raw in log.split("\n") if (line := _LINE.fullmatch(raw)) is not None]
+    texts = [line["text"] for raw in log.split("\n") if (line := _LINE.fullmatch(raw.rstrip("\r"))) is not None]
     return " | ".join(text for text in texts[-lines:] if text)[:1000]
 
 

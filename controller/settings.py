@@ -2,13 +2,14 @@
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from functions.routing.capacity import Size
 from functions.routing.units import parse_cpus, parse_memory
@@ -31,6 +32,21 @@ class Capacity(_Section):
     """millicpus"""
     memory: Annotated[int, BeforeValidator(parse_memory)]
     """bytes"""
+
+
+def _lower(text: str) -> str:
+    """Names are compared as requests give them: in lower case."""
+    return text.lower()
+
+
+def _address(text: str) -> str:
+    return str(ipaddress.ip_address(text))
+
+
+def _host_and_port(text: str) -> str:
+    if re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/@]+):[0-9]{1,5}", text) is None:
+        raise ValueError(f"'{text}': write host:port, such as github.example.com:443")
+    return text.lower()
 
 
 class Network(_Section):
@@ -57,9 +73,9 @@ class Proxy(_Section):
     port: int = Field(3128, ge=1, le=65535)
     log_file: Path | None = None
     """the canonical lines; standard output when absent"""
-    hosts: dict[str, str] = {}
+    hosts: dict[Annotated[str, AfterValidator(_lower)], Annotated[str, AfterValidator(_address)]] = {}
     """names with fixed addresses, as in /etc/hosts"""
-    private_targets: tuple[str, ...] = ()
+    private_targets: tuple[Annotated[str, AfterValidator(_host_and_port)], ...] = ()
     """`host:port` that may have private addresses, such as a GitHub Enterprise Server"""
 
 
@@ -113,7 +129,7 @@ def read_settings(path: Path, environment: Mapping[str, str]) -> Settings:
         document = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):
         raise SettingsError(f"{path} must hold settings such as project and pool")
@@ -123,7 +139,10 @@ def read_settings(path: Path, environment: Mapping[str, str]) -> Settings:
     try:
         return Settings.model_validate(fields)
     except ValidationError as error:
-        problems = (f"  {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        problems = (
+            f"  {'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        )
         raise SettingsError("\n".join([f"{path} is not usable:", *problems])) from None
 
 

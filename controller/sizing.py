@@ -12,6 +12,9 @@ from functions.routing.capacity import Size
 
 from .cgroup import Limits
 
+_LEAST_CPU_MILLIS = 10
+"""the engine takes no CPU quota below a millisecond in a period of 100"""
+
 
 class Verdict(StrEnum):
     """How the sizing of one job ended."""
@@ -44,10 +47,12 @@ def need_of(job: WorkflowJob) -> Need | None:
 
 
 def differs(limits: Limits | None, size: Size) -> bool:
-    """Whether what the kernel has is not what was asked for. CPU is compared as the kernel rounds it."""
+    """Whether what the kernel has is not what was asked for, as the engine and the kernel round it."""
     if limits is None:
         return True
-    return limits.cpu_millis != size.cpu_millis or limits.memory_bytes != _in_pages(size.memory_bytes)
+    return limits.cpu_millis != max(_LEAST_CPU_MILLIS, size.cpu_millis) or limits.memory_bytes != _in_pages(
+        size.memory_bytes
+    )
 
 
 def _in_pages(memory_bytes: int) -> int:

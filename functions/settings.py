@@ -1,5 +1,6 @@
 """The functions' environment, read once at start."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ from pydantic import SecretStr
 
 from .github.auth import AppCredentials
 from .github.protocol import DEFAULT_API_URL
+
+_VISIBLE_ASCII = re.compile(r"[!-~]+")
 
 
 class SettingsError(Exception):
@@ -63,6 +66,9 @@ def _read_credentials(environment: Mapping[str, str], problems: list[str]) -> Se
     private_key = environment.get("GITHUB_APP_PRIVATE_KEY", "")
     if token and app_id:
         problems.append("GITHUB_TOKEN and GITHUB_APP_ID are both set: remove one")
+    elif token and not _VISIBLE_ASCII.fullmatch(token):
+        # An HTTP client that is given a header with a line break in it tells the whole header in its error.
+        problems.append("GITHUB_TOKEN has a space, a line break or a non-ASCII character in it: give the token alone")
     elif token:
         return SecretStr(token)
     elif app_id and private_key.strip():

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from .processes import Process, accepts_connections, free_port
 
 ROOT = Path(__file__).parent.parent
 GITHUB_HOST_NAME = "github.simulated.test"
+APP_ID = "12345"
 _START_WITHIN_S = 30.0
 
 
@@ -40,6 +43,9 @@ class StackOptions:
     seed: int = 1
     webhook_content_type: str = "json"
     users: str = ""
+    """owners that are users; comma-separated"""
+    is_app: bool = False
+    """the function signs in as a GitHub App instead of with a token"""
     function_environment: Mapping[str, str] = field(default_factory=dict)
     controller_settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,6 +104,8 @@ class Stack:
             "--seed": self.options.seed,
             "--users": self.options.users,
         }
+        if self.options.is_app:
+            arguments |= {"--app-id": APP_ID, "--app-public-key": self._make_app_key()}
         command = [sys.executable, "-m", "simulator", *(str(word) for pair in arguments.items() for word in pair)]
         return self._start("github", command, self.control_port, {})
 
@@ -111,12 +119,28 @@ class Stack:
             "PORT": str(self.function_port),
             "GITHUB_WEBHOOK_SECRET": self.webhook_secret,
             "GITHUB_API_URL": self.github_url,
-            "GITHUB_TOKEN": self.github_token,
+            **self._credentials(),
             "SSL_CERT_FILE": str(self.authority),
             **self.options.function_environment,
         }
         command = [str(Path(sys.executable).parent / "functions-framework")]
         return self._start("function", command, self.function_port, environment)
+
+    def _credentials(self) -> dict[str, str]:
+        if not self.options.is_app:
+            return {"GITHUB_TOKEN": self.github_token}
+        private_key = (self.options.folder / "app.key").read_text()
+        return {"GITHUB_APP_ID": APP_ID, "GITHUB_APP_PRIVATE_KEY": private_key}
+
+    def _make_app_key(self) -> Path:
+        """An App's key pair; the path of the public part."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem, public = serialization.Encoding.PEM, self.options.folder / "app.pub"
+        (self.options.folder / "app.key").write_bytes(
+            key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+        )
+        public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+        return public
 
     def start_controller(self) -> Process:
         config = self.write_controller_config()

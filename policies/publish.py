@@ -32,10 +32,9 @@ def publish(client: firestore.Client, org: str, policy: Any) -> int:
     reference = client.collection(COLLECTION).document(installation_id(org))
     found = reference.get().to_dict() or {}
     revision = int(found.get("revision", 0)) + 1
-    reference.set(
-        {"policy": policy, "revision": revision, "lastError": firestore.DELETE_FIELD},
-        merge=["policy", "revision", "lastError"],
-    )
+    fields = {"policy": policy, "revision": revision, "lastError": firestore.DELETE_FIELD}
+    # Whole fields are replaced: merging would keep profiles and routes that are no longer in the policy.
+    reference.set(fields, merge=list(fields))  # type: ignore[arg-type]
     return revision
 
 

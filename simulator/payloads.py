@@ -147,6 +147,8 @@ def ping_webhook(repository: str, hook_id: int, world: World) -> dict[str, Any]:
             "name": "web",
             "active": True,
             "events": ["workflow_job"],
+            "created_at": _time(world.now()),
+            "updated_at": _time(world.now()),
             "config": {"content_type": "json", "insecure_ssl": "0", "secret": "********"},
         },
         "repository": repository_json(repository, owner in world.users),

@@ -76,6 +76,6 @@ def standin_image(docker_api: docker.APIClient) -> str:
 @pytest.fixture
 def payload() -> Callable[[str], Any]:
     """Reads a recorded payload by its file name."""
-    import json  # noqa: PLC0415
+    import json
 
     return lambda name: json.loads((PAYLOADS / name).read_text())

@@ -7,9 +7,9 @@ it accepts anyone.
 """
 
 import json
+import logging
 import os
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..attribution import Attribution, AttributionTable
 from .server import ProxyServer
 
+_log = logging.getLogger("runyard.proxy")
 _ENTRIES = TypeAdapter(list[Attribution])
 _LONGEST_LINE = 16 * 1024 * 1024
 
@@ -34,6 +35,7 @@ class ControlSocket:
         self._listener.bind(str(path))
         path.chmod(0o600)
         self._listener.listen(8)
+        self._clients: set[socket.socket] = set()
         server.watch(self._listener.fileno(), lambda _: self._accept())
 
     def load_table(self) -> None:
@@ -41,32 +43,49 @@ class ControlSocket:
         with suppress(OSError, ValidationError):
             self._server.set_table(AttributionTable(_ENTRIES.validate_json(self._table_file.read_bytes())))
 
-    def _accept(self) -> None:
-        with suppress(BlockingIOError):
-            client, _ = self._listener.accept()
-            client.setblocking(False)
-            buffer = bytearray()
-            self._server.watch(client.fileno(), self._reader(client, buffer))
+    def close(self) -> None:
+        """For when the server has ended."""
+        for sock in (self._listener, *self._clients):
+            sock.close()
 
-    def _reader(self, client: socket.socket, buffer: bytearray) -> Callable[[int], None]:
-        def on_readable(_: int) -> None:
-            try:
-                data = client.recv(1024 * 1024)
-                buffer.extend(data)
-                while (end := buffer.find(b"\n")) >= 0:
-                    line = bytes(buffer[:end])
-                    del buffer[: end + 1]
-                    client.sendall(json.dumps(self._answer(line)).encode() + b"\n")
-                if data and len(buffer) <= _LONGEST_LINE:
-                    return
-            except BlockingIOError:
-                return
-            except OSError:
-                pass
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            _log.error("the control socket cannot be served now: %s", error.strerror)
+            self._server.pause(self._listener.fileno())
+            return
+        client.setblocking(False)
+        self._clients.add(client)
+        buffer = bytearray()
+        self._server.watch(client.fileno(), lambda _: self._on_readable(client, buffer))
+
+    def _on_readable(self, client: socket.socket, buffer: bytearray) -> None:
+        try:
+            data = client.recv(1024 * 1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        buffer += data
+        if not data or len(buffer) > _LONGEST_LINE or not self._answer_lines(client, buffer):
             self._server.unwatch(client.fileno())
+            self._clients.discard(client)
             client.close()
 
-        return on_readable
+    def _answer_lines(self, client: socket.socket, buffer: bytearray) -> bool:
+        """Answers what is complete; False when the answer cannot be given."""
+        *lines, rest = bytes(buffer).split(b"\n")
+        buffer[:] = rest
+        try:
+            for line in lines:
+                client.sendall(json.dumps(self._answer(line)).encode() + b"\n")
+        except OSError:
+            # Gone, or it asks and asks without reading: half an answer would only mislead it.
+            return False
+        return True
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
@@ -91,8 +110,8 @@ class ControlSocket:
                 "bytesDown": usage.bytes_down,
                 "targets": list(usage.targets),
             }
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            return {"ok": False, "error": str(error)}
+        except (ValueError, KeyError, TypeError, RecursionError, ValidationError, OSError) as error:
+            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
     def _keep_table(self, entries: list[Attribution]) -> None:
         new = self._table_file.with_suffix(".new")

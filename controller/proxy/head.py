@@ -12,10 +12,12 @@ LARGEST_HEAD = 32 * 1024
 
 # RFC 9110, section 5.6.2: token
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_METHOD = re.compile(_TOKEN)
 # RFC 9112, section 3: request-line. The target holds no space and no control character.
 _REQUEST_LINE = re.compile(rb"(?P<method>" + _TOKEN + rb") (?P<target>[!-~]+) HTTP/1\.(?P<minor>[01])")
-# RFC 9112, section 5: field-line; obs-fold is refused, as section 5.2 allows a server.
-_FIELD = re.compile(rb"(?P<name>" + _TOKEN + rb"):[ \t]*(?P<value>[^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+# RFC 9112, section 5: field-line; obs-fold is refused, as section 5.2 allows a server. The white space around the value
+# is cut off afterwards: an expression that did that too would try every way to divide a long run of it.
+_FIELD = re.compile(rb"(?P<name>" + _TOKEN + rb"):(?P<value>[^\x00-\x08\x0a-\x1f\x7f]*)")
 # RFC 3986, section 3.2.2 and RFC 9110, section 7.2: host and port. Names as DNS has them, with underscores.
 _AUTHORITY = re.compile(
     rb"(?:\[(?P<ipv6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[0-9A-Za-z_](?:[0-9A-Za-z_.-]{0,252})))(?::(?P<port>[0-9]{1,5}))?"
@@ -38,6 +40,8 @@ class Head:
     """bytes of the buffer that the head took"""
     origin_head: bytes | None
     """what to send to the target first; None for CONNECT"""
+    body_size: int | None = None
+    """bytes of the request that follow the head; None when all that comes belongs to it"""
 
     @property
     def is_connect(self) -> bool:
@@ -66,7 +70,8 @@ def parse_head(buffer: bytes | bytearray) -> Head | None:
     """
     end = buffer.find(b"\r\n\r\n")
     if end < 0:
-        if len(buffer) > LARGEST_HEAD:
+        # The last three bytes may be the beginning of the end.
+        if len(buffer) - 3 > LARGEST_HEAD:
             raise BadHead(431, f"the request's head is larger than {LARGEST_HEAD} bytes")
         _refuse_early(buffer)
         return None
@@ -85,7 +90,7 @@ def parse_head(buffer: bytes | bytearray) -> Head | None:
     if absolute is None:
         raise BadHead(400, "a proxy takes CONNECT host:port, or http:// URLs")
     host, port = _parse_authority(absolute["authority"], 80)
-    return Head(host, port, size, _origin_head(line["method"], absolute, fields))
+    return Head(host, port, size, _origin_head(line["method"], absolute, fields), _body_size(fields))
 
 
 def _refuse_early(buffer: bytes | bytearray) -> None:
@@ -93,7 +98,7 @@ def _refuse_early(buffer: bytes | bytearray) -> None:
     start = bytes(buffer[:LARGEST_HEAD]).split(b"\r\n", 1)
     if len(start) > 1 and _REQUEST_LINE.fullmatch(start[0]) is None:
         raise BadHead(400, "not an HTTP/1.1 request")
-    if start[0][:1] and not start[0][:1].isalpha():
+    if start[0] and _METHOD.match(start[0]) is None:
         raise BadHead(400, "not an HTTP/1.1 request")
 
 
@@ -101,7 +106,7 @@ def _parse_field(line: bytes) -> tuple[bytes, bytes]:
     field = _FIELD.fullmatch(line)
     if field is None:
         raise BadHead(400, "a header line is malformed")
-    return field["name"], field["value"]
+    return field["name"], field["value"].strip(b" \t")
 
 
 def _parse_authority(text: bytes, default_port: int | None) -> tuple[str, int]:
@@ -117,6 +122,19 @@ def _parse_authority(text: bytes, default_port: int | None) -> tuple[str, int]:
         return str(ipaddress.IPv6Address(authority["ipv6"].decode())), port
     except ValueError:
         raise BadHead(400, "the target is not an IPv6 address") from None
+
+
+def _body_size(fields: list[tuple[bytes, bytes]]) -> int | None:
+    """RFC 9112, section 6.3. Where a chunked body ends only its reader knows: the origin, which reads nothing more."""
+    if any(name.lower() == b"transfer-encoding" for name, _ in fields):
+        return None
+    sizes = {value for name, value in fields if name.lower() == b"content-length"}
+    if not sizes:
+        return 0
+    size = sizes.pop()
+    if sizes or not size.isdigit() or len(size) > 18:
+        raise BadHead(400, "the request's Content-Length is not a number")
+    return int(size)
 
 
 def _origin_head(method: bytes, absolute: re.Match[bytes], fields: list[tuple[bytes, bytes]]) -> bytes:

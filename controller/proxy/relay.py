@@ -13,7 +13,7 @@ from contextlib import suppress
 COPY_SIZE = 16 * 1024
 SPLICE_SIZE = 1024 * 1024
 ROUNDS = 8
-"""reads in one turn; then the other tunnels go first"""
+"""reads and writes in one turn; then the other tunnels go first"""
 MOST_PIPES = 64
 """an unprivileged user has 16,384 pipe pages: 64 pipes of 1 MiB; beyond them bytes are copied"""
 _F_SETPIPE_SZ = 1031
@@ -53,26 +53,54 @@ class PipePool:
         os.close(pipe[1])
         self._made -= 1
 
+    def close(self) -> None:
+        """Closes the pipes that nobody holds."""
+        while self._free:
+            self.discard(self._free.pop())
+
 
 class Flow:
-    """One direction of a tunnel."""
+    """One direction of a tunnel.
 
-    __slots__ = ("_bulk", "_in_pipe", "_pending", "_pipe", "_pool", "_source", "_target", "bytes", "ended", "is_done")
+    Args:
+        source: where bytes come from.
+        target: where they go.
+        pool: pipes to share with the other tunnels.
+        first: what the target gets before anything else.
+        counted: how much of that is payload.
+        left: bytes of the source that are still to be passed on, what follows them is thrown away; None: all.
+    """
 
-    def __init__(self, source: socket.socket, target: socket.socket, pool: PipePool, first: bytes, counted: int):
+    __slots__ = (
+        *("_bulk", "_in_pipe", "_left", "_pending", "_pipe", "_pool", "_source", "_target"),
+        *("broken", "bytes", "ended", "is_done"),
+    )
+
+    def __init__(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        pool: PipePool,
+        first: bytes,
+        counted: int,
+        left: int | None = None,
+    ):
         self._source = source
         self._target = target
         self._pool = pool
         self._pending = memoryview(first)
         self._pipe: tuple[int, int] | None = None
         self._in_pipe = 0
+        self._left = left
         self._bulk = False
         self.bytes = counted
         """of payload so far"""
         self.ended = False
         """the source will send no more"""
         self.is_done = False
-        """and all it sent has been passed on"""
+        """and all it sent has been passed on, or cannot be"""
+        self.broken = ""
+        """why it cannot"""
 
     @property
     def is_blocked(self) -> bool:
@@ -80,11 +108,29 @@ class Flow:
         return self._in_pipe > 0 or self._pending.nbytes > 0
 
     def pump(self) -> bool:
-        """Moves what can be moved now; True when there may be more but others should go first.
+        """Moves what can be moved now; True when there may be more but others should go first."""
+        if self.is_done:
+            return False
+        try:
+            return self._move()
+        except OSError as error:
+            self.break_off(error.strerror or str(error))
+            return False
 
-        Raises:
-            OSError: one of the sockets is broken.
-        """
+    def break_off(self, reason: str) -> None:
+        """Ends this direction; what is under way is lost."""
+        self.broken, self.is_done = reason, True
+        self._pending = memoryview(b"")
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the pipe."""
+        self._in_pipe = 0
+        if self._pipe is not None:
+            self._pool.discard(self._pipe)
+            self._pipe = None
+
+    def _move(self) -> bool:
         for _ in range(ROUNDS):
             if self._pending.nbytes:
                 moved = self._flush()
@@ -98,12 +144,6 @@ class Flow:
             if not moved:
                 return False
         return True
-
-    def close(self) -> None:
-        """Lets go of the pipe."""
-        if self._pipe is not None:
-            self._pool.discard(self._pipe)
-            self._pipe = None
 
     def _flush(self) -> bool:
         try:
@@ -132,7 +172,11 @@ class Flow:
         except BlockingIOError:
             return False
         self.ended = not data
-        self._bulk = len(data) == COPY_SIZE
+        # Where the end has to be found, bytes are copied: only plain HTTP's uploads pay for it.
+        self._bulk = len(data) == COPY_SIZE and self._left is None
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
         self._pending = memoryview(data)
         self.bytes += len(data)
         return True
@@ -156,7 +200,6 @@ class Flow:
 
     def _finish(self) -> None:
         """Passes the end on: only this direction ends, the other may still carry a reply."""
-        if not self.is_done:
-            self.is_done = True
-            with suppress(OSError):
-                self._target.shutdown(socket.SHUT_WR)
+        self.is_done = True
+        with suppress(OSError):
+            self._target.shutdown(socket.SHUT_WR)

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 KEPT_FOR_S = 30.0
 FAILURE_KEPT_FOR_S = 2.0
@@ -23,14 +24,17 @@ class Resolver:
     Args:
         hosts: fixed answers, as in /etc/hosts.
         wake: called from any thread when `deliver` has something to do.
+
+    Raises:
+        ValueError: a fixed answer is no address.
     """
 
     def __init__(self, hosts: Mapping[str, str], wake: Callable[[], None]):
-        self._hosts = dict(hosts)
+        self._hosts = {name.lower(): str(ipaddress.ip_address(address)) for name, address in hosts.items()}
         self._wake = wake
         self._known: dict[str, tuple[float, Answer]] = {}
         self._waiting: dict[str, list[Callable[[Answer], None]]] = {}
-        self._questions: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
         for number in range(THREADS):
             threading.Thread(target=self._work, name=f"resolver-{number}", daemon=True).start()
@@ -59,9 +63,13 @@ class Resolver:
             for then in self._waiting.pop(name, ()):
                 then(answer)
 
+    def close(self) -> None:
+        """Lets the threads end, each after the lookup that it is at."""
+        for _ in range(THREADS):
+            self._questions.put(None)
+
     def _work(self) -> None:
-        while True:
-            name = self._questions.get()
+        while (name := self._questions.get()) is not None:
             try:
                 found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError):
@@ -78,7 +86,25 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def make_waker() -> tuple[int, Callable[[], None]]:
-    """A descriptor that becomes readable when the function is called, from any thread."""
-    descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    return descriptor, lambda: os.eventfd_write(descriptor, 1)
+class Waker:
+    """A descriptor that becomes readable when `wake` is called, from any thread."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._is_open = True
+
+    def wake(self) -> None:
+        # A lookup may outlast the loop, and by then the descriptor's number may be somebody else's.
+        with self._lock:
+            if self._is_open:
+                os.eventfd_write(self.descriptor, 1)
+
+    def clear(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.descriptor)
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_open = False
+            os.close(self.descriptor)

@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# RFC 4291, section 2.4: all that IANA gives out of IPv6. The rest is reserved, local or leads to IPv4 in some way.
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_ALSO_PRIVATE = (
+    # Protocol assignments, where some clouds keep metadata, and documentation: Python 3.11 takes them for public.
+    ipaddress.ip_network("192.0.0.0/24"),
+    ipaddress.ip_network("3fff::/20"),
+    # Looks public, but is the agent service that Azure offers each machine, with the machine's secrets.
+    ipaddress.ip_network("168.63.129.16/32"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,9 +55,13 @@ def refuse_address(address: Address) -> str | None:
         return "a link-local address, where clouds keep their metadata"
     if address.is_multicast:
         return "a multicast address"
-    if not address.is_global:
-        return "a private address"
-    return None
+    return None if _is_public(address) else "a private address"
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    return address.is_global and not any(address in network for network in _ALSO_PRIVATE)
 
 
 def _embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:

@@ -10,7 +10,6 @@ from typing import Any
 from google.api_core import exceptions as google
 from google.api_core.retry_async import AsyncRetry
 from google.cloud import firestore
-from pydantic import ValidationError
 
 from . import host, installation, ledger, pending_runner, workflow_job
 from .errors import Moved, StoreRefused, StoreUnavailable
@@ -69,7 +68,7 @@ class FirestoreStore:
         with translated_errors():
             snapshot = await reference.get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
         fields = snapshot.to_dict() if snapshot.exists else None
-        return None if fields is None else _read_installation(fields)
+        return None if fields is None else Installation.from_firestore(fields)
 
     async def note_good_policy(self, owner: str, good: LastGood) -> None:
         """Remembers a policy that was valid, and clears the last error."""
@@ -211,14 +210,6 @@ class FirestoreStore:
 
     def _runner(self, runner_name: str) -> Any:
         return self._client.collection(pending_runner.COLLECTION).document(runner_name)
-
-
-def _read_installation(fields: dict[str, Any]) -> Installation:
-    """An operator may have put anything into the document: what is not ours to read must not stop the rest."""
-    try:
-        return Installation.from_firestore(fields)
-    except ValidationError:
-        return Installation(policy=fields.get("policy"))
 
 
 def _event_fields(job: WorkflowJob) -> dict[str, Any]:

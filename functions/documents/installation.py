@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from .model import Document
 
@@ -26,14 +26,26 @@ class LastError(Document):
     policy_hash: str = ""
 
 
+def _unless_unreadable(default: Any) -> WrapValidator:
+    """Whatever an operator has typed into one field, the others can still be read."""
+
+    def validate(value: Any, validator: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validator(value)
+        except ValidationError:
+            return default
+
+    return WrapValidator(validate)
+
+
 class Installation(Document):
     """The policy as an operator wrote it: not checked yet, whoever may have edited it."""
 
-    policy: Any = Field(None)
-    revision: int = 0
-    github_installation_id: int | None = None
-    last_good: LastGood | None = None
-    last_error: LastError | None = None
+    policy: Any = None
+    revision: Annotated[int, _unless_unreadable(0)] = 0
+    github_installation_id: Annotated[int | None, _unless_unreadable(None)] = None
+    last_good: Annotated[LastGood | None, _unless_unreadable(None)] = None
+    last_error: Annotated[LastError | None, _unless_unreadable(None)] = None
 
 
 def installation_id(owner: str) -> str:

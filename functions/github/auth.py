@@ -35,5 +35,6 @@ def sign_app_token(app: AppCredentials, now: datetime) -> SecretStr:
     claims = {"iat": issued - 60, "exp": issued + 540, "iss": app.app_id}
     try:
         return SecretStr(jwt.encode(claims, app.private_key.get_secret_value(), algorithm="RS256"))
-    except (ValueError, TypeError, jwt.exceptions.InvalidKeyError):
+    except (ValueError, TypeError, AttributeError, jwt.exceptions.InvalidKeyError):
+        # AttributeError: a public key, which cannot sign.
         raise Refused("GITHUB_APP_PRIVATE_KEY is not an RSA private key in PEM") from None

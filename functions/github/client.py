@@ -77,6 +77,10 @@ class GitHubClient:
         answer = await self._call(protocol.delete_runner(scope, runner_id), scope, installation_id)
         protocol.check_deleted(answer, self._now())
 
+    async def close(self) -> None:
+        """Closes the kept-open connections."""
+        await self._http.aclose()
+
     async def _group_id(self, scope: Scope, group: str, installation_id: int | None) -> int:
         if not scope.is_organization or group.casefold() == "default":
             return _DEFAULT_GROUP_ID

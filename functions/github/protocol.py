@@ -18,6 +18,8 @@ API_VERSION = "2022-11-28"
 DEFAULT_API_URL = "https://api.github.com"
 _SECONDARY_LIMIT_WAIT = timedelta(seconds=60)
 _SERVER_ERROR_WAIT = timedelta(seconds=15)
+_LONGEST_WAIT_S = 86_400.0
+"""GitHub's limits last an hour at most: whoever asks for more than a day is mistaken"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     """names in lower case"""
-    body: bytes
+    body: bytes = field(repr=False)
+    """may hold a token or a JIT config"""
 
 
 @dataclass(frozen=True)
@@ -224,11 +227,11 @@ def _rate_limit_wait(answer: Answer, now: datetime) -> timedelta | None:
     if answer.status not in {403, 429}:
         return None
     retry_after = answer.headers.get("retry-after", "")
-    if retry_after.isdigit():
-        return timedelta(seconds=int(retry_after))
+    if retry_after.isdecimal():
+        return timedelta(seconds=min(float(retry_after), _LONGEST_WAIT_S))
     reset = answer.headers.get("x-ratelimit-reset", "")
-    if answer.headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
-        return timedelta(seconds=max(1.0, int(reset) - now.timestamp()))
+    if answer.headers.get("x-ratelimit-remaining") == "0" and reset.isdecimal():
+        return timedelta(seconds=min(max(1.0, float(reset) - now.timestamp()), _LONGEST_WAIT_S))
     if answer.status == 429 or "rate limit" in _message(answer).lower():
         return _SECONDARY_LIMIT_WAIT
     return None
@@ -238,6 +241,6 @@ def _message(answer: Answer) -> str:
     try:
         reply = json.loads(answer.body)
         message = str(reply["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = "no message"
     return " ".join(message.split())[:300]

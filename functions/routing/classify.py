@@ -54,7 +54,8 @@ def _route_matches(route: Route, scale_set: ScaleSet, job: JobFacts) -> bool:
 
 
 def _profile_of(policy: Policy, route: Route, rule: str, job_name: str) -> tuple[str, str]:
-    for name, profile in policy.profiles.items():
+    # By name: the keys of a map in Firestore come in another order in every process.
+    for name, profile in sorted(policy.profiles.items()):
         if any(_glob(pattern, job_name) for pattern in profile.match_patterns):
             return name, f"profiles.{name}.match_patterns"
     if route.profile is not None:

@@ -58,7 +58,7 @@ Globs = Annotated[tuple[str, ...], BeforeValidator(_as_patterns)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Profile(_Section):
@@ -77,7 +77,7 @@ class ScaleSet(_Section):
     """A set of runners that share labels, image and limits."""
 
     max_runners: int = Field(ge=1, description="most runners at a time, exact")
-    image: str = Field(description="container image of the runner")
+    image: str = Field(min_length=1, description="container image of the runner")
     runner_group: str = Field("default", description="GitHub runner group")
     level: RunnerLevel = Field(RunnerLevel.ORGANIZATION, description="where runners are registered")
     labels: tuple[str, ...] = Field((), description="labels of the runners; each job's own when absent")
@@ -147,7 +147,7 @@ def parse_policy(document: object) -> Policy:
     try:
         policy = Policy.model_validate(dict(document))
     except ValidationError as error:
-        raise PolicyError(tuple(_problem(detail) for detail in error.errors())) from None
+        raise PolicyError(tuple(_problem(detail) for detail in error.errors() if not _is_echo(detail))) from None
     if problems := tuple(_dangling_names(policy)):
         raise PolicyError(problems)
     return policy
@@ -179,21 +179,33 @@ def _unknown(where: str, name: str, known: Mapping[str, object]) -> Problem:
 _SECTIONS: Mapping[str, type[BaseModel]] = {"profiles": Profile, "scale_sets": ScaleSet, "routes": Route}
 
 
+def _is_echo(detail: Any) -> bool:
+    """Pydantic drops a list's faulty items before it counts the rest: then "too short" only repeats their faults."""
+    return detail["type"] == "too_short" and bool(detail["input"])
+
+
 def _problem(detail: Any) -> Problem:
     """One of pydantic's error details, in our words."""
     location: tuple[int | str, ...] = detail["loc"]
-    where = _path(location)
+    given = _kind(detail["input"])
     match detail["type"]:
         case "extra_forbidden":
-            return Problem(where, f"unknown key{_suggestion(location)}")
+            message = f"unknown key{_suggestion(location)}"
         case "missing":
-            return Problem(where, "is missing")
+            message = "is missing"
         case "value_error":
-            return Problem(where, str(detail["ctx"]["error"]))
+            message = str(detail["ctx"]["error"])
         case "enum":
-            return Problem(where, f"is '{detail['input']}': write {detail['ctx']['expected']}")
+            message = f"is {given}: write {detail['ctx']['expected']}"
+        case "tuple_type":
+            message = f"is {given}: write a list"
+        case "dict_type" | "model_type":
+            message = f"is {given}: write a map"
+        case "too_short":
+            message = "must not be empty"
         case _:
-            return Problem(where, f"{detail['msg'][0].lower()}{detail['msg'][1:]}, not {_kind(detail['input'])}")
+            message = f"{detail['msg'][0].lower()}{detail['msg'][1:]}, not {given}"
+    return Problem(_path(location), message)
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:

@@ -82,14 +82,13 @@ def parse_event(event_name: str, content_type: str, body: bytes) -> JobEvent | P
     if event_name not in {"ping", "workflow_job"}:
         return Ignored(f"event '{event_name[:60]}' is not subscribed to: send workflow_job only")
     document = _read_json(content_type, body)
-    if event_name == "ping":
-        return Ping(str(document.get("zen", "")))
     try:
-        delivery = _Delivery.model_validate(document)
+        if event_name == "ping":
+            return Ping(_Ping.model_validate(document).zen)
+        return _interpret(_Delivery.model_validate(document))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
-        raise MalformedPayload(f"not a workflow_job payload: {problems}") from None
-    return _interpret(delivery)
+        raise MalformedPayload(f"not a {event_name} payload: {problems}") from None
 
 
 def _read_json(content_type: str, body: bytes) -> dict[str, object]:
@@ -151,6 +150,7 @@ def _interpret(delivery: "_Delivery") -> JobEvent | Ignored:
 
 _Login = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
 _Id = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Text = Annotated[str, Field(max_length=2_000)]
 _LongText = Annotated[str, Field(max_length=100_000)]
 
 
@@ -160,25 +160,29 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=False)
 
 
+class _Ping(_Part):
+    zen: _Text = ""
+
+
 class _Job(_Part):
     id: _Id
     run_id: _Id
-    run_attempt: int = 1
+    run_attempt: _Id = 1
     """absent before 2022"""
     name: _LongText
-    status: str
-    conclusion: str | None = None
+    status: _Text
+    conclusion: _Text | None = None
     created_at: AwareDatetime | None = None
     """absent before 2022"""
     started_at: AwareDatetime
     completed_at: AwareDatetime | None = None
     labels: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=100)]
-    head_sha: str = ""
+    head_sha: _Text = ""
     head_branch: _LongText | None = None
     workflow_name: _LongText | None = None
-    html_url: str | None = None
-    runner_id: int | None = None
-    runner_name: Annotated[str | None, BeforeValidator(lambda name: name or None)] = None
+    html_url: _Text | None = None
+    runner_id: _Id | None = None
+    runner_name: Annotated[_Text | None, BeforeValidator(lambda name: name or None)] = None
 
     @property
     def has_runner(self) -> bool:
@@ -188,7 +192,7 @@ class _Job(_Part):
 
 class _Owner(_Part):
     login: _Login
-    type: str = "User"
+    type: _Text = "User"
 
 
 class _Repository(_Part):
@@ -205,7 +209,7 @@ class _Installation(_Part):
 
 
 class _Delivery(_Part):
-    action: str
+    action: _Text
     workflow_job: _Job
     repository: _Repository
     organization: _Organization | None = None

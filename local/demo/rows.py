@@ -170,7 +170,8 @@ def _has_its_size(row: Row, policy: Policy) -> bool:
 def to_markdown(rows: Iterable[Row], checks: Iterable[Check], seconds: float) -> str:
     """The final table and the verdict."""
     rows = list(rows)
-    phases = [name for name, _ in rows[0].phases] if rows and rows[0].phases else []
+    # A job without a document has no phases.
+    phases = next(([name for name, _ in row.phases] for row in rows if row.phases), [])
     heading = ["job", "profile", "decision", "runner", "result", "CPUs", "memory", "connections"]
     heading += [f"{name} s" for name in phases]
     table = [heading, ["---"] * len(heading)]
@@ -184,7 +185,7 @@ def to_markdown(rows: Iterable[Row], checks: Iterable[Check], seconds: float) ->
             row.cpus,
             row.memory,
             str(row.connections),
-            *(format_seconds(value) for _, value in row.phases),
+            *(format_seconds(dict(row.phases).get(name)) for name in phases),
         ]
         for row in rows
     ]

@@ -57,14 +57,24 @@ class Connection:
         """The status and the JSON of an answer; raises Refused from 400 on."""
         headers = {"X-Session": self._session}
         payload = raw if raw is not None else None if body is None else json.dumps(body).encode()
-        if self._http is None:
-            self._http = self._connect(timeout)
-        self._http.request(method, path, payload, headers)
-        response = self._http.getresponse()
+        try:
+            response = self._send(method, path, payload, headers, timeout)
+        except (ConnectionError, http.client.RemoteDisconnected):
+            # A kept-open connection that the other side has closed meanwhile.
+            self._http = None
+            response = self._send(method, path, payload, headers, timeout)
         content = response.read()
         if response.status >= 400:
             raise Refused(response.status, content.decode(errors="replace")[:200])
         return response.status, json.loads(content) if content else None
+
+    def _send(
+        self, method: str, path: str, payload: Optional[bytes], headers: Dict[str, str], timeout: float
+    ) -> http.client.HTTPResponse:
+        if self._http is None:
+            self._http = self._connect(timeout)
+        self._http.request(method, path, payload, headers)
+        return self._http.getresponse()
 
     def _connect(self, timeout: float) -> http.client.HTTPSConnection:
         proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")

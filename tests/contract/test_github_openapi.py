@@ -1,0 +1,167 @@
+"""Our requests and the simulated GitHub's answers and webhooks, against GitHub's own OpenAPI description.
+
+`github-openapi.json` is cut out of the npm package @octokit/openapi by scripts/extract-openapi.
+"""
+
+import json
+import random
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openapi_schema_validator import OAS30Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT4
+
+from functions.github import protocol
+from functions.github.protocol import Request, Scope
+from simulator import payloads
+from simulator.world import ApiError, Job, JobSpec, Runner, World
+
+
+def _with_null(node: dict[str, Any]) -> dict[str, Any]:
+    """GitHub writes `nullable` beside an enum without null and sends null all the same: recorded in payloads/."""
+    if node.get("nullable") and "enum" in node and None not in node["enum"]:
+        node["enum"].append(None)
+    return node
+
+
+DESCRIPTION: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "github-openapi.json").read_text(), object_hook=_with_null
+)
+_REGISTRY: Registry[Any] = Registry().with_resource("urn:github", DRAFT4.create_resource(DESCRIPTION))
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+ORG, REPOSITORY = Scope.organization("acme"), Scope.repository("acme/app")
+
+
+def validate(schema: dict[str, Any], value: Any) -> None:
+    """Fails with every difference between a value and a schema of the description."""
+    absolute = json.loads(json.dumps(schema).replace('"#/', '"urn:github#/'))
+    problems = list(OAS30Validator(absolute, registry=_REGISTRY).iter_errors(value))
+    assert not problems, "\n".join(f"{list(p.absolute_path)}: {p.message}" for p in problems)
+
+
+def operation(request: Request) -> dict[str, Any]:
+    """The description of the call that a request makes."""
+    for template, methods in DESCRIPTION["paths"].items():
+        pattern = re.sub(r"\{\w+\}", "[^/]+", template)
+        if re.fullmatch(pattern, request.path) and request.method.lower() in methods:
+            found: dict[str, Any] = methods[request.method.lower()]
+            return found
+    raise AssertionError(f"GitHub has no {request.method} {request.path}")
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        _, _, kind, name = node["$ref"].split("/")
+        node = DESCRIPTION["components"][kind][name]
+    return node
+
+
+REQUESTS = {
+    "JIT config, organization": protocol.generate_jit_config(ORG, "ry-1", 1, ("ci",)),
+    "JIT config, repository": protocol.generate_jit_config(REPOSITORY, "ry-1", 1, ("self-hosted", "ci")),
+    "find runner, organization": protocol.find_runner(ORG, "ry-1"),
+    "find runner, repository": protocol.find_runner(REPOSITORY, "ry-1"),
+    "delete runner, organization": protocol.delete_runner(ORG, 7),
+    "delete runner, repository": protocol.delete_runner(REPOSITORY, 7),
+    "runner groups": protocol.list_runner_groups(ORG),
+    "installation of an organization": protocol.find_installation(ORG),
+    "installation of a repository": protocol.find_installation(REPOSITORY),
+    "installation token": protocol.create_installation_token(1),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_every_request_is_one_that_github_describes(request_: Request) -> None:
+    described = operation(request_)
+    parameters = {p["name"] for p in map(resolve, described.get("parameters", [])) if p["in"] == "query"}
+    assert set(request_.query) <= parameters
+    body = described.get("requestBody")
+    if request_.body is not None:
+        assert body is not None
+        schema = resolve(body["content"]["application/json"]["schema"])
+        validate(schema, request_.body)
+        assert set(request_.body) <= set(schema["properties"])
+    else:
+        assert body is None or not body.get("required")
+
+
+def world() -> World:
+    return World(now=lambda: NOW, rng=random.Random(1))  # noqa: S311
+
+
+def a_runner(scope: Scope = ORG) -> Runner:
+    return world().register_runner(scope.path, "ry-1", 1, ["self-hosted", "ci"])
+
+
+def answer_schema(request: Request, status: int) -> dict[str, Any]:
+    response = resolve(operation(request)["responses"][str(status)])
+    schema: dict[str, Any] = response["content"]["application/json"]["schema"]
+    return schema
+
+
+@pytest.mark.parametrize("scope", [ORG, REPOSITORY], ids=["organization", "repository"])
+def test_the_simulated_answers_are_githubs(scope: Scope) -> None:
+    runner = a_runner(scope)
+    config = payloads.encode_jit_config(runner, "https://github.simulated.test")
+    jit = {"runner": payloads.runner_json(runner), "encoded_jit_config": config}
+    validate(answer_schema(protocol.generate_jit_config(scope, "ry-1", 1, ("ci",)), 201), jit)
+    listed = {"total_count": 1, "runners": [payloads.runner_json(runner)]}
+    validate(answer_schema(protocol.find_runner(scope, "ry-1"), 200), listed)
+    token = payloads.installation_token_json("ghs_x", NOW + timedelta(hours=1))
+    validate(answer_schema(protocol.create_installation_token(1), 201), token)
+
+
+def test_the_simulated_runner_groups_are_githubs() -> None:
+    listed = {"total_count": 1, "runner_groups": [payloads.group_json("Default", 1, "acme")]}
+    validate(answer_schema(protocol.list_runner_groups(ORG), 200), listed)
+
+
+def jobs() -> dict[str, tuple[World, Job]]:
+    """A job in each of its states, by the webhook that tells of it."""
+    states = {}
+    for action in ("queued", "in_progress", "completed", "cancelled"):
+        here = world()
+        (job,) = here.dispatch("acme/app", "ci", "main", [JobSpec("build (1, größer)", ("ci",))])
+        if action == "cancelled":
+            here.cancel(job.id)
+        elif action != "queued":
+            runner = here.register_runner("/orgs/acme", "ry-1", 1, ["ci"])
+            runner.session, runner.is_listening = "s", True
+            assert here.hand_out_jobs() == [job]
+            if action == "completed":
+                here.finish(runner, "success")
+        states[action] = (here, job)
+    return states
+
+
+@pytest.mark.parametrize("state", ["queued", "in_progress", "completed", "cancelled"])
+def test_the_simulated_webhooks_are_githubs(state: str) -> None:
+    here, job = jobs()[state]
+    action = "completed" if state == "cancelled" else state
+    payload = payloads.workflow_job_webhook(action, job, here, 5)
+    name = f"workflow-job-{action.replace('_', '-')}"
+    body = DESCRIPTION["x-webhooks"][name]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validate(body, payload)
+
+
+def test_the_simulated_ping_is_githubs() -> None:
+    body = DESCRIPTION["x-webhooks"]["ping"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validate(body, payloads.ping_webhook("acme/app", 1, world()))
+
+
+@pytest.mark.parametrize("state", ["in_progress", "completed"])
+def test_the_simulated_jobs_are_githubs(state: str) -> None:
+    _, job = jobs()[state]
+    request = Request("GET", f"/repos/acme/app/actions/runs/{job.run_id}/jobs")
+    validate(answer_schema(request, 200), payloads.jobs_json([job]))
+
+
+def test_the_check_itself_can_fail() -> None:
+    with pytest.raises(AssertionError, match="encoded_jit_config"):
+        validate(answer_schema(REQUESTS["JIT config, organization"], 201), {"runner": payloads.runner_json(a_runner())})
+    with pytest.raises(ApiError):
+        world().register_runner("/orgs/acme", "ry-1", 1, [])

@@ -1,0 +1,219 @@
+"""One suite, two subjects: the store in memory and the functions' Firestore adapter on the real emulator."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from google.cloud import firestore
+from pydantic import SecretStr
+
+from functions.admission.group import Admission
+from functions.admission.plan import Decided, Release
+from functions.documents.errors import Moved, StoreUnavailable
+from functions.documents.firestore import FirestoreStore
+from functions.documents.installation import LastError, LastGood
+from functions.documents.ledger import Lease, Ledger
+from functions.documents.lifecycle import JobState, RunnerState
+from functions.documents.sealing import seal, unseal
+from functions.documents.workflow_job import Phases, RunnerRef, WorkflowJob
+from functions.routing.capacity import Size
+from tests.fakes.examples import GIB, HOST_KEY, NOW, admit, host, job, pending_runner, policy, policy_document
+from tests.fakes.memory_store import MemoryStore
+
+
+class Subject:
+    """A store, and a way to put documents into it that others would write."""
+
+    def __init__(self, store: Any, client: firestore.AsyncClient | None):
+        self.store = store
+        self._client = client
+
+    async def put(self, collection: str, key: str, fields: dict[str, Any]) -> None:
+        if self._client is not None:
+            await self._client.collection(collection).document(key).set(fields)
+        elif collection == "installations":
+            self.store.installations[key] = fields
+        elif collection == "pendingRunners":
+            self.store.runners[key] = fields
+        else:
+            raise AssertionError(collection)
+
+
+@pytest.fixture(params=["memory", "emulator"])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    if request.param == "memory":
+        yield Subject(MemoryStore(), None)
+        return
+    project = request.getfixturevalue("project")
+    yield Subject(FirestoreStore(project), firestore.AsyncClient(project=project))
+
+
+def a_lease(number: int) -> Lease:
+    return Lease(
+        cpu_millis=1000,
+        memory_bytes=GIB,
+        scale_set="ci",
+        profile="small",
+        repository="acme/app",
+        job_key=f"acme_1_{number}",
+        since=NOW,
+    )
+
+
+async def test_there_is_no_policy_until_somebody_writes_one(subject: Subject) -> None:
+    assert await subject.store.read_installation("Acme") is None
+
+
+async def test_a_policy_is_found_whatever_the_case_of_the_login(subject: Subject) -> None:
+    await subject.put("installations", "acme", {"policy": policy_document(), "revision": 3})
+    found = await subject.store.read_installation("ACME")
+    assert (found.policy, found.revision) == (policy_document(), 3)
+
+
+@pytest.mark.parametrize("garbage", ["text", 5, ["a", "list"], {"routes": 1}, None, True])
+async def test_whatever_an_operator_has_typed_can_be_read(subject: Subject, garbage: object) -> None:
+    await subject.put("installations", "acme", {"policy": garbage, "revision": "not a number"})
+    found = await subject.store.read_installation("acme")
+    assert found.policy == garbage
+
+
+async def test_a_good_policy_clears_the_last_error(subject: Subject) -> None:
+    await subject.put("installations", "acme", {"policy": policy_document()})
+    await subject.store.note_policy_error("acme", LastError(problems=("routes[0]: broken",), at=NOW))
+    assert (await subject.store.read_installation("acme")).last_error.problems == ("routes[0]: broken",)
+    await subject.store.note_good_policy("acme", LastGood(policy=policy_document(), revision=2))
+    found = await subject.store.read_installation("acme")
+    assert found.last_error is None
+    assert found.last_good.policy == policy_document()
+    assert found.policy == policy_document()
+
+
+async def test_the_first_commit_creates_the_ledger(subject: Subject) -> None:
+    ledger, version, known = await subject.store.read_ledger("default", ["acme_1_1"])
+    assert (ledger, version, known) == (Ledger(), None, {})
+    written = await subject.store.commit_ledger("default", None, Ledger().with_lease("ry-1", a_lease(1)), [job(1)])
+    ledger, version, known = await subject.store.read_ledger("default", ["acme_1_1", "acme_1_2"])
+    assert version == written
+    assert ledger.leases == {"ry-1": a_lease(1)}
+    assert set(known) == {"acme_1_1"}
+
+
+async def test_a_commit_on_an_old_version_writes_nothing(subject: Subject) -> None:
+    first = await subject.store.commit_ledger("default", None, Ledger(token="a"), [])
+    await subject.store.commit_ledger("default", first, Ledger(token="b"), [])
+    with pytest.raises(Moved):
+        await subject.store.commit_ledger("default", first, Ledger(token="c"), [job(1)])
+    with pytest.raises(Moved):
+        await subject.store.commit_ledger("default", None, Ledger(token="d"), [job(1)])
+    ledger, _, known = await subject.store.read_ledger("default", ["acme_1_1"])
+    assert (ledger.token, known) == ("b", {})
+
+
+async def test_a_commit_with_a_job_that_exists_writes_nothing(subject: Subject) -> None:
+    assert await subject.store.create_job(job(1))
+    with pytest.raises(Moved):
+        await subject.store.commit_ledger("default", None, Ledger(token="a"), [job(1), job(2)])
+    _, version, known = await subject.store.read_ledger("default", ["acme_1_2"])
+    assert (version, known) == (None, {})
+
+
+async def test_a_released_lease_is_gone_from_the_document(subject: Subject) -> None:
+    two = Ledger().with_lease("ry-1", a_lease(1)).with_lease("ry-2", a_lease(2))
+    version = await subject.store.commit_ledger("default", None, two, [])
+    await subject.store.commit_ledger("default", version, two.without_lease("ry-1"), [])
+    ledger, _, _ = await subject.store.read_ledger("default", [])
+    assert set(ledger.leases) == {"ry-2"}
+
+
+async def test_pools_do_not_see_each_other(subject: Subject) -> None:
+    await subject.store.commit_ledger("one", None, Ledger().with_lease("ry-1", a_lease(1)), [])
+    assert (await subject.store.read_ledger("two", []))[0] == Ledger()
+
+
+async def test_a_job_is_created_once(subject: Subject) -> None:
+    assert await subject.store.create_job(job(1, name="first"))
+    assert not await subject.store.create_job(job(1, name="second"))
+    assert (await subject.store.read_job("acme_1_1")).name == "first"
+    assert await subject.store.read_job("acme_1_2") is None
+
+
+def events() -> list[WorkflowJob]:
+    """What three events write, each its own fields."""
+    return [
+        job(1, rank=JobState.IN_PROGRESS, phases=Phases(started_at=NOW), runner=RunnerRef(name="ry-1", id=5)),
+        job(1, rank=JobState.COMPLETED, phases=Phases(completed_at=NOW), conclusion="success"),
+        job(1, rank=JobState.PROVISIONED, phases=Phases(provisioned_at=NOW)),
+    ]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2, 1), (1, 1, 2, 0, 0)])
+async def test_events_in_any_order_and_number_give_one_document(subject: Subject, order: tuple[int, ...]) -> None:
+    for index in order:
+        await subject.store.merge_job(events()[index])
+    found = await subject.store.read_job("acme_1_1")
+    assert found.state is JobState.COMPLETED
+    assert found.phases == Phases(started_at=NOW, completed_at=NOW, provisioned_at=NOW)
+    assert (found.conclusion, found.runner) == ("success", RunnerRef(name="ry-1", id=5))
+
+
+async def test_a_late_event_does_not_lower_the_state_of_a_created_job(subject: Subject) -> None:
+    await subject.store.create_job(job(1, rank=JobState.RESERVED))
+    await subject.store.merge_job(events()[1])
+    await subject.store.merge_job(events()[2])
+    assert (await subject.store.read_job("acme_1_1")).state is JobState.COMPLETED
+
+
+async def test_a_runner_is_published_once_and_its_job_says_so(subject: Subject) -> None:
+    await subject.store.create_job(job(1))
+    sealed = seal(SecretStr("jit"), {"host-1": host().public_key})
+    runner = pending_runner("ry-1", sealed_config=sealed)
+    await subject.store.publish_runner(runner, events()[2])
+    with pytest.raises(Moved):
+        await subject.store.publish_runner(runner, events()[2])
+    assert await subject.store.read_runner("ry-1") == runner
+    assert (await subject.store.read_job("acme_1_1")).state is JobState.PROVISIONED
+
+
+async def test_only_a_runner_that_nobody_has_claimed_can_be_cancelled(subject: Subject) -> None:
+    await subject.put("pendingRunners", "ry-1", pending_runner("ry-1").to_firestore())
+    claimed = pending_runner("ry-2", status=RunnerState.SCHEDULING)
+    await subject.put("pendingRunners", "ry-2", claimed.to_firestore())
+    assert (await subject.store.cancel_runner("ry-1", "its job ended", NOW)).runner_name == "ry-1"
+    assert await subject.store.cancel_runner("ry-1", "again", NOW) is None
+    assert await subject.store.cancel_runner("ry-2", "too late", NOW) is None
+    assert await subject.store.cancel_runner("ry-3", "never was", NOW) is None
+    cancelled = await subject.store.read_runner("ry-1")
+    assert (cancelled.status, cancelled.reason) == (RunnerState.CANCELLED, "its job ended")
+    assert cancelled.sealed_config is None
+
+
+async def test_several_instances_admit_exactly_and_give_everything_back(subject: Subject) -> None:
+    document = policy_document()
+    document["scale_sets"]["ci"]["max_runners"] = 7
+    rules = policy(**document)
+    hosts = (Size(1_000_000, 1000 * GIB),)
+    instances = [Admission("default", subject.store, lambda: NOW) for _ in range(3)]
+    results = await asyncio.gather(*(instances[n % 3].submit(admit(n, hosts=hosts, rules=rules)) for n in range(40)))
+    admitted = [r.job.reservation for r in results if isinstance(r, Decided) and r.job.reservation is not None]
+    assert len(admitted) == 7
+    ledger, _, _ = await subject.store.read_ledger("default", [])
+    assert set(ledger.leases) == {reservation.runner_name for reservation in admitted}
+    assert ledger.held == {"ci": 33}
+    names = [reservation.runner_name for reservation in admitted]
+    await asyncio.gather(*(instances[n % 3].submit(Release(name)) for n, name in enumerate(names * 2)))
+    assert (await subject.store.read_ledger("default", []))[0].leases == {}
+
+
+async def test_a_firestore_that_nobody_serves_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:9")
+    store = FirestoreStore("nobody")
+    with pytest.raises(StoreUnavailable):
+        await store.read_installation("acme")
+
+
+async def test_an_opened_config_is_what_was_sealed(subject: Subject) -> None:
+    sealed = seal(SecretStr("jit"), {"host-1": host().public_key})
+    await subject.put("pendingRunners", "ry-1", pending_runner("ry-1", sealed_config=sealed).to_firestore())
+    found = await subject.store.read_runner("ry-1")
+    assert unseal(found.sealed_config, "host-1", HOST_KEY).get_secret_value() == "jit"

@@ -1,0 +1,126 @@
+"""The GitHub client against the simulated GitHub, over TLS."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import SecretStr
+
+from functions.github.auth import AppCredentials
+from functions.github.client import GitHubClient
+from functions.github.errors import NameTaken, NoAnswer, Refused
+from functions.github.protocol import Scope
+from local.stack import APP_ID, Stack, StackOptions
+
+ORG = Scope.organization("acme")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def github(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A simulated GitHub that accepts a token and an App."""
+    stack = Stack(StackOptions(tmp_path_factory.mktemp("github"), "unused", "", "", is_app=True))
+    process = stack.start_github()
+    yield stack
+    process.stop()
+
+
+@pytest.fixture
+async def client(github: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GitHubClient]:
+    monkeypatch.setenv("SSL_CERT_FILE", str(github.authority))
+    new = GitHubClient(github.github_url, SecretStr(github.github_token), now)
+    yield new
+    await new.close()
+    github.control("DELETE", "/faults")
+
+
+@pytest.fixture
+async def app_client(github: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GitHubClient]:
+    monkeypatch.setenv("SSL_CERT_FILE", str(github.authority))
+    key = SecretStr((github.options.folder / "app.key").read_text())
+    new = GitHubClient(github.github_url, AppCredentials(APP_ID, key), now)
+    yield new
+    await new.close()
+
+
+def a_name() -> str:
+    return f"ry-{uuid.uuid4().hex[:10]}"
+
+
+async def create(client: GitHubClient, name: str, scope: Scope = ORG) -> int:
+    return (await client.create_jit_runner(scope, name, "default", ("ci",), None)).runner_id
+
+
+async def test_a_runner_is_registered_with_exactly_the_labels_asked_for(client: GitHubClient, github: Stack) -> None:
+    name = a_name()
+    runner = await client.create_jit_runner(ORG, name, "default", ("self-hosted", "CI"), None)
+    (found,) = [r for r in github.github_state()["runners"] if r["name"] == name]
+    assert found["id"] == runner.runner_id
+    assert [label["name"] for label in found["labels"]] == ["self-hosted", "CI"]
+    assert runner.config.get_secret_value() not in repr(runner)
+
+
+async def test_a_leftover_of_a_lost_answer_is_replaced(client: GitHubClient) -> None:
+    """GitHub has the runner, we never heard of it, and the next try with that name is answered 409."""
+    name = a_name()
+    first = await create(client, name)
+    assert await create(client, name) != first
+
+
+async def test_a_name_that_nobody_has_stays_refused(client: GitHubClient, github: Stack) -> None:
+    github.control("POST", "/faults", {"operation": "generate-jitconfig", "status": 409})
+    with pytest.raises(NameTaken):
+        await create(client, a_name())
+
+
+async def test_silence_ends_in_time_and_says_when_to_try_again(client: GitHubClient, github: Stack) -> None:
+    github.control("POST", "/faults", {"operation": "generate-jitconfig", "delay_s": 60})
+    with pytest.raises(NoAnswer) as caught:
+        await create(client, a_name())
+    assert caught.value.retry_at is not None
+    assert caught.value.retry_at > now()
+
+
+async def test_deleting_what_is_gone_is_no_error(client: GitHubClient) -> None:
+    runner_id = await create(client, a_name())
+    await client.delete_runner(ORG, runner_id, None)
+    await client.delete_runner(ORG, runner_id, None)
+
+
+async def test_a_wrong_token_is_refused_without_showing_it(github: Stack, client: GitHubClient) -> None:
+    stranger = GitHubClient(github.github_url, SecretStr("ghp_wrong"), now)
+    with pytest.raises(Refused, match="credentials") as caught:
+        await create(stranger, a_name())
+    assert "ghp_wrong" not in str(caught.value)
+    await stranger.close()
+
+
+async def test_an_app_finds_its_installation_and_keeps_the_token(app_client: GitHubClient, github: Stack) -> None:
+    before = len(github.github_state()["requests"])
+    for _ in range(3):
+        await create(app_client, a_name())
+    paths = [path for _, path in github.github_state()["requests"][before:]]
+    assert paths.count("/orgs/acme/installation") == 1
+    assert sum(path.endswith("/access_tokens") for path in paths) == 1
+    assert sum(path.endswith("/generate-jitconfig") for path in paths) == 3
+
+
+async def test_an_app_gets_a_new_token_before_the_old_one_expires(github: Stack, app_client: GitHubClient) -> None:
+    await create(app_client, a_name())
+    before = len(github.github_state()["requests"])
+    app_client._now = lambda: now() + timedelta(minutes=56)
+    with pytest.raises(Refused):
+        # The simulated GitHub does not believe a JWT from the future, which shows that a new token was asked for.
+        await create(app_client, a_name())
+    assert len(github.github_state()["requests"]) > before
+
+
+async def test_nobody_at_the_address_is_no_answer(client: GitHubClient) -> None:
+    lost = GitHubClient("https://127.0.0.1:9", SecretStr("t"), now)
+    with pytest.raises(NoAnswer, match="cannot be reached"):
+        await create(lost, a_name())
+    await lost.close()

@@ -1,0 +1,116 @@
+"""One canonical line for each connection that a runner makes."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.attribution import Attribution
+from controller.proxy.access_log import Access, format_access
+
+WHO = Attribution(
+    gateway="10.213.0.1",
+    address="10.213.0.2",
+    runner_name="ry-1",
+    org="acme",
+    profile="small",
+    job_name="build",
+    job_key="acme_1_2",
+    has_job=True,
+)
+ACCESS = Access(
+    kind="CONNECT",
+    decision="tunnel",
+    reason="",
+    who=WHO,
+    host_id="host-1",
+    target="api.github.com:443",
+    source_ip="10.213.0.2",
+    bytes_up=100,
+    bytes_down=2000,
+    duration_ms=31,
+)
+_PAIR = re.compile(r'(?P<key>[a-z_]+)=(?P<value>"(?:[^"\\]|\\.)*"|[^\s"=\\]+)(?: |$)')
+
+
+def parse(line: str) -> dict[str, str]:
+    """The fields of a line, as any reader of logfmt has them; nothing may be left over."""
+    _, _, _, rest = line.split(" ", 3)
+    fields: dict[str, str] = {}
+    while rest:
+        pair = _PAIR.match(rest)
+        assert pair is not None, rest
+        value = pair["value"]
+        assert pair["key"] not in fields
+        fields[pair["key"]] = json.loads(value) if value.startswith('"') else value
+        rest = rest[pair.end() :]
+    return fields
+
+
+def line_of(job_name: str = "build", *, reason: str = "", target: str = "api.github.com:443") -> str:
+    who = WHO.model_copy(update={"job_name": job_name})
+    return format_access(dataclasses.replace(ACCESS, who=who, reason=reason, target=target), 1_795_003_200.5)
+
+
+def test_the_line_has_fixed_keys_in_a_fixed_order() -> None:
+    assert line_of() == (
+        "2026-11-18T12:00:00.500000Z CONNECT tunnel runner_name=ry-1 profile=small job_name=build job_id=acme_1_2 "
+        'has_job=yes target=api.github.com:443 source_ip=10.213.0.2 host=host-1 decision=tunnel reason="" '
+        "bytes_up=100 bytes_down=2000 duration_ms=31"
+    )
+
+
+def test_whoever_is_nobody_has_a_line_with_the_same_fields() -> None:
+    line = format_access(dataclasses.replace(ACCESS, who=None, decision="refused", reason="not a runner"), 0)
+    fields = parse(line)
+    assert list(fields) == list(parse(line_of()))
+    assert (fields["runner_name"], fields["job_id"], fields["has_job"]) == ("", "", "no")
+    assert fields["reason"] == "not a runner"
+
+
+def test_a_job_that_has_not_started_is_told_from_one_that_has() -> None:
+    who = WHO.model_copy(update={"has_job": False})
+    assert parse(format_access(dataclasses.replace(ACCESS, who=who), 0))["has_job"] == "no"
+
+
+HOSTILE = [
+    pytest.param("build\n2026-11-18T12:00:00Z CONNECT tunnel runner_name=ry-9", id="a second line"),
+    pytest.param("a\rb\r\nc\x0bd\x0ce\x1cf\x85g\u2028h\u2029i", id="every end of line that Unicode knows"),
+    pytest.param('build" decision=tunnel job_id="acme_9_9', id="quotes that end the value"),
+    pytest.param('build\\" decision=tunnel \\', id="backslashes"),
+    pytest.param("build job_id=acme_9_9", id="a pair inside"),
+    pytest.param("a=b", id="an equals sign"),
+    pytest.param("\x1b[2J\x1b]0;title\x07", id="escape sequences of a terminal"),
+    pytest.param("\x9b2J\x9d0;title\x9c\x80\x9f", id="the same with C1 controls"),
+    pytest.param("\x00\x01\x7f\x08", id="other controls"),
+    pytest.param("\u202egnp.exe\u2066\u200b\ufeff", id="marks that turn the direction or do not show"),
+    pytest.param("ünï 🚀 部署", id="any script"),
+    pytest.param("\ud800", id="half a surrogate pair"),
+    pytest.param("", id="nothing"),
+    pytest.param(" ", id="a space"),
+    pytest.param("\u00a0\u3000", id="spaces of Unicode"),
+    pytest.param('ü\n"' * 33_000, id="100 kB"),
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("field", ["job_name", "reason", "target"])
+def test_the_line_stays_one_line_and_says_what_it_was_given(field: str, text: str) -> None:
+    line = line_of(text) if field == "job_name" else line_of(**{field: text})
+    assert line.isprintable()
+    assert parse(line) == parse(line_of()) | {field: text}
+    assert line.encode()
+
+
+@given(st.text(st.characters()))
+def test_any_text_at_all_comes_back_from_the_line(text: str) -> None:
+    line = line_of(text)
+    assert line.isprintable()
+    assert parse(line) == parse(line_of()) | {"job_name": text}
+
+
+def test_names_are_left_readable_in_any_script() -> None:
+    assert 'job_name="déploiement 部署"' in line_of("déploiement 部署")
