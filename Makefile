@@ -36,8 +36,8 @@ lint: setup ## format, lint, types, import contracts; changes nothing
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	sh -n controller/inside/*.sh scripts/* simulator/runner/run.sh local/demo/job.sh
-	if command -v terraform >/dev/null; then terraform fmt -check -recursive terraform; fi
+	for script in controller/inside/*.sh scripts/setup scripts/compile-requirements .ci/run local/demo/job.sh; do sh -n $$script || exit 1; done
+	if ls terraform/*.tf >/dev/null 2>&1 && command -v terraform >/dev/null; then terraform fmt -check terraform; fi
 
 .PHONY: format
 format: setup ## format and mend what can be mended

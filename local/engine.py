@@ -1,7 +1,9 @@
 """A Docker engine: the one that answers, or one of our own that is stopped again at the end."""
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -59,6 +61,13 @@ def _own_engine(folder: Path) -> Iterator[str]:
         shutil.rmtree(folder / "data", ignore_errors=True)
 
 
+def _accepts(path: str) -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(path)
+        return True
+    return False
+
+
 def default_address() -> str:
     """Where Docker's own tools would look."""
     return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
@@ -66,6 +75,9 @@ def default_address() -> str:
 
 def answers(address: str) -> bool:
     """Whether an engine is there."""
+    # The SDK leaves a socket that could not connect to the garbage collector, so it is only asked where somebody is.
+    if address.startswith("unix://") and not _accepts(address.removeprefix("unix://")):
+        return False
     try:
         client = docker.APIClient(base_url=address, version="auto", timeout=5)
     except (docker.errors.DockerException, requests.exceptions.RequestException):

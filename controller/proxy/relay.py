@@ -72,8 +72,18 @@ class Flow:
     """
 
     __slots__ = (
-        *("_bulk", "_in_pipe", "_left", "_pending", "_pipe", "_pool", "_source", "_target"),
-        *("broken", "bytes", "ended", "is_done"),
+        "_bulk",
+        "_in_pipe",
+        "_left",
+        "_pending",
+        "_pipe",
+        "_pool",
+        "_source",
+        "_target",
+        "broken",
+        "bytes",
+        "ended",
+        "is_done",
     )
 
     def __init__(

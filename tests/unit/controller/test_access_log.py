@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.attribution import Attribution
@@ -105,6 +105,7 @@ def test_the_line_stays_one_line_and_says_what_it_was_given(field: str, text: st
     assert line.encode()
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_any_text_at_all_comes_back_from_the_line(text: str) -> None:
     line = line_of(text)

@@ -201,7 +201,7 @@ async def test_what_was_claimed_is_started_though_the_next_claim_fails(fate: Fat
     assert won(await claim(store, seen)) == {"ry-1"}
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(
     fates=st.lists(st.sampled_from(Fate), max_size=8),
     taken=st.sets(st.sampled_from(["ry-1", "ry-2", "ry-3"])),

@@ -4,7 +4,7 @@ import ipaddress
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -102,6 +102,7 @@ ANY_TEXT = st.text() | st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(name=ANY_TEXT, profile=ANY_TEXT, claimed_at=st.none() | st.datetimes(timezones=st.just(UTC)))
 def test_a_controller_finds_again_in_the_labels_what_another_has_written(
     name: str, profile: str, claimed_at: datetime | None

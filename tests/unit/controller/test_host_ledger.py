@@ -1,7 +1,7 @@
 """What this host has given away."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.host_ledger import HostLedger
@@ -47,6 +47,7 @@ def test_there_is_room_for_what_the_others_leave(taken: dict[str, Size], name: s
     assert HostLedger(CAPACITY, taken).has_room_for(name, size) is has_room
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.none() | SIZES), max_size=20))
 def test_no_sequence_of_admitted_sizes_gives_away_more_than_there_is(steps: list[tuple[str, Size | None]]) -> None:
     ledger = HostLedger(CAPACITY)

@@ -3,7 +3,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.networks import NoBridgeLeft, lowest_free_slot, plan_bridge
@@ -19,6 +19,7 @@ def last_slot(network: ipaddress.IPv4Network) -> int:
     return network.num_addresses // 8 - 1
 
 
+@settings(deadline=None)
 @given(st.data(), RANGES)
 def test_every_bridge_lies_in_the_range_with_both_ends_on_it(
     data: st.DataObject, network: ipaddress.IPv4Network
@@ -32,6 +33,7 @@ def test_every_bridge_lies_in_the_range_with_both_ends_on_it(
     assert ends <= set(subnet.hosts())
 
 
+@settings(deadline=None)
 @given(st.data(), RANGES)
 def test_no_two_bridges_share_an_address_or_a_name(data: st.DataObject, network: ipaddress.IPv4Network) -> None:
     slots = data.draw(st.sets(st.integers(0, last_slot(network)), max_size=5))
@@ -64,6 +66,7 @@ def test_a_slot_that_the_range_does_not_have_is_refused(network: str, slot: int)
         plan_bridge(ipaddress.IPv4Network(network), "runyard", slot)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(4, 8191), max_size=20))
 def test_interface_names_fit_into_the_kernels_15_characters(slots: list[int]) -> None:
     for slot in slots:

@@ -14,7 +14,7 @@ from tests.fakes.examples import NOW, pending_runner
 
 HOSTS = ("host-1", "host-2", "host-3", "host-4")
 ROOM = HostLedger(Size(1_000_000, 1_000_000))
-few = settings(max_examples=40)
+few = settings(max_examples=40, deadline=None)
 LATER = NOW + timedelta(minutes=1)
 
 

@@ -3,7 +3,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.proxy.rules import judge, refuse_address
@@ -103,12 +103,14 @@ def test_the_public_internet_is_open(address: str) -> None:
     assert refuse_address(ipaddress.ip_address(address)) is None
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4), st.sampled_from(["::ffff:0:0", "64:ff9b::"]))
 def test_an_ipv4_address_is_judged_alike_however_it_is_written(address: ipaddress.IPv4Address, prefix: str) -> None:
     written = ipaddress.IPv6Address(int(ipaddress.IPv6Address(prefix)) | int(address))
     assert refuse_address(written) == refuse_address(address)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_every_address_is_open_or_refused_with_a_reason(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,

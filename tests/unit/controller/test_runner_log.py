@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.runner_log import RunnerProgress, read_progress, tail_in_words
@@ -98,6 +98,7 @@ def test_the_doubled_lines_of_the_official_image_change_nothing(name: str) -> No
     assert read_progress(engine_log(*official_image(whole_log(name)))) == RunnerProgress(at(7), name, at(9))
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="\n\r", codec="utf-8")))
 def test_any_name_of_one_line_is_read_whole(name: str) -> None:
     assert read_progress(engine_log(*official_image(whole_log(name)))).job_name == name
@@ -112,6 +113,7 @@ def test_a_name_of_several_lines_cannot_pass_for_another_job() -> None:
     assert read_progress(engine_log(*f"{RUNS}build\n{RUNS}large".split("\n"))).job_name == "build"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_output_at_all_can_be_read(log: str) -> None:
     assert read_progress(log).job_name is None or "Running job: " in log

@@ -1,6 +1,6 @@
 """What each runner has used of the network."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.proxy.usage import MOST_TARGETS, Usage
@@ -14,6 +14,7 @@ def test_connections_are_summed_up() -> None:
     assert (usage.connections, usage.refused, usage.bytes_up, usage.bytes_down) == (3, 1, 11, 202)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a:1", "b:1", "c:1"])))
 def test_each_target_is_named_once_in_the_order_of_first_use(targets: list[str]) -> None:
     usage = Usage()

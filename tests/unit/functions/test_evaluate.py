@@ -32,6 +32,10 @@ def capacity(*hosts: Size, reserved: Size = NOTHING, places_taken: int = 0, held
 FULL = capacity(HOST, reserved=HOST, places_taken=2)
 
 
+def test_outcomes_are_named_as_in_documents_and_logs() -> None:
+    assert list(Outcome) == ["self_hosted", "github_hosted", "overflow", "held", "rejected", "ignored"]
+
+
 def test_sizes_add_and_subtract_in_both_dimensions() -> None:
     assert Size(3, 50) + Size(4, 5) == Size(7, 55)
     assert Size(3, 50) - Size(4, 5) == Size(-1, 45)
@@ -44,6 +48,10 @@ def test_sizes_add_and_subtract_in_both_dimensions() -> None:
 )
 def test_a_size_fits_when_both_dimensions_do(size: Size, does_fit: bool) -> None:
     assert size.fits_into(Size(2, 20)) is does_fit
+
+
+def test_nothing_added_changes_nothing() -> None:
+    assert SMALL + NOTHING == SMALL
 
 
 def test_what_is_free_is_all_hosts_less_all_leases() -> None:
@@ -114,8 +122,9 @@ def test_with_room_the_overflow_does_not_matter(overflow: str) -> None:
 
 @pytest.mark.parametrize("room", [capacity(HOST), FULL], ids=["with room", "without room"])
 def test_a_route_to_github_takes_no_room(room: Capacity) -> None:
-    decision = decide(match(strategy="github_hosted"), room)
-    assert (decision.outcome, decision.rule) == (Outcome.GITHUB_HOSTED, "routes[0].strategy")
+    assert decide(match(strategy="github_hosted"), room) == Decision(
+        Outcome.GITHUB_HOSTED, "the route's strategy is github_hosted", "routes[0].strategy"
+    )
 
 
 @pytest.mark.parametrize(

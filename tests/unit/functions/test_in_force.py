@@ -85,6 +85,10 @@ def test_without_a_usable_last_good_policy_none_decides(good: LastGood | None) -
     assert in_force.problems == PROBLEMS
 
 
+def test_no_policy_has_no_revision() -> None:
+    assert resolve(BROKEN).revision == 0
+
+
 @pytest.mark.parametrize("document", [None, [], "version: 1", 5], ids=repr)
 def test_what_is_no_map_is_a_broken_edit(document: object) -> None:
     in_force = resolve(document, OLD_GOOD)

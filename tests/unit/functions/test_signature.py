@@ -20,6 +20,10 @@ def test_githubs_own_example_is_signed_as_github_does() -> None:
     assert sign(BODY, SECRET) == SIGNATURE
 
 
+def test_the_signature_is_looked_for_where_github_puts_it() -> None:
+    assert HEADER == "X-Hub-Signature-256"
+
+
 def test_githubs_own_example_is_accepted() -> None:
     assert find_fault(BODY, SIGNATURE, [SECRET]) is None
 

@@ -117,7 +117,7 @@ def test_which_of_two_jobs_a_runner_gets_is_left_to_chance() -> None:
     assert jobs_of_first_runner == {0, 1}
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 99),
     wanted=st.lists(st.sets(st.sampled_from("abc"), min_size=1), max_size=6),
