@@ -8,6 +8,7 @@ from functions.documents.pending_runner import PendingRunner
 from functions.routing.capacity import Size
 from functions.routing.policy import Privileges
 
+from .attribution import Egress
 from .networks import BridgePlan
 
 INSIDE = "/opt/runyard"
@@ -106,7 +107,11 @@ def to_labels(runner: PendingRunner, bridge: BridgePlan, host_id: str) -> dict[s
         "job": runner.job_key,
         "job-name": runner.job_name,
         "profile": runner.profile.name,
+        "image": runner.image,
+        "privileges": runner.profile.privileges,
+        "egress": Egress.of_profile(runner.profile).model_dump_json(),
         "slot": str(bridge.slot),
+        "provisioned-at": runner.created_at.isoformat(),
         "claimed-at": runner.claimed_at.isoformat() if runner.claimed_at else "",
     }
     return {LABEL + key: value for key, value in values.items()}
@@ -122,7 +127,11 @@ class Adopted:
     job_key: str
     job_name: str
     profile: str
+    image: str
+    privileges: str
+    egress: Egress
     slot: int
+    provisioned_at: datetime
     claimed_at: datetime | None
 
 
@@ -136,7 +145,11 @@ def from_labels(labels: Mapping[str, str]) -> Adopted | None:
             job_key=labels[LABEL + "job"],
             job_name=labels[LABEL + "job-name"],
             profile=labels[LABEL + "profile"],
+            image=labels[LABEL + "image"],
+            privileges=labels[LABEL + "privileges"],
+            egress=Egress.model_validate_json(labels[LABEL + "egress"]),
             slot=int(labels[LABEL + "slot"]),
+            provisioned_at=datetime.fromisoformat(labels[LABEL + "provisioned-at"]),
             claimed_at=datetime.fromisoformat(text) if (text := labels[LABEL + "claimed-at"]) else None,
         )
     except (KeyError, ValueError):

@@ -17,6 +17,7 @@ from functions.documents.host import LEASE, Host
 from functions.documents.sealing import new_host_key, public_key_of
 from functions.routing.capacity import NOTHING, Size
 
+from .attribution import Egress
 from .background import Background
 from .bridges import Bridges
 from .cgroup import read_limits
@@ -84,7 +85,7 @@ class Daemon:
             _now,
         )
         self._job_start = JobStart(
-            self._runners, self._engine, self._store, self._background, self._publish, settings.gate
+            self._runners, self._engine, self._store, self._background, self._publish, settings.gate, _now
         )
 
     async def run(self) -> None:
@@ -137,7 +138,10 @@ class Daemon:
                 LocalRunner.of_container(adopted, size, bridge, state.container_id, state.pid, state.started_at)
             )
             await self._adopt_job(adopted.runner_name)
-        self._bridges.adopt(await asyncio.to_thread(self._engine.list_bridges), used)
+        existing = await asyncio.to_thread(self._engine.list_bridges)
+        for slot in existing:
+            await asyncio.to_thread(self._firewall.switch_off_ipv6, self._bridges.plan(slot).interface)
+        self._bridges.adopt(existing, used)
         await self._publish()
         for claimed in await self._store.list_own_runners(self._settings.host_id):
             if claimed.runner_name not in self._runners:
@@ -149,8 +153,14 @@ class Daemon:
     async def _adopt_job(self, runner_name: str) -> None:
         """Which job a runner has passed the gate with, nobody but its document knows any more."""
         for job in await self._store.find_jobs_of_runner(runner_name):
-            if job.sizing is not None and job.sizing.verdict != Verdict.REFUSED:
-                self._runners.change(runner_name, job=RunningJob(job.key, job.name), profile=job.sizing.profile)
+            if job.sizing is None or job.sizing.verdict == Verdict.REFUSED:
+                continue
+            started_at = job.phases.started_at or _now()
+            self._runners.change(runner_name, job=RunningJob(job.key, job.name), job_started_at=started_at)
+            if job.plan is not None:
+                profile = job.plan.profile
+                rules = Egress.of_profile(profile)
+                self._runners.change(runner_name, profile=profile.name, egress=rules, timeout_s=profile.timeout_s)
 
     async def _beat(self) -> None:
         """The heartbeat, and a look at the other hosts of the pool."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+from functions.documents.errors import StoreRefused, StoreUnavailable
 from functions.documents.lifecycle import JobState, RunnerEvent, RunnerState, move_runner
 from functions.documents.pending_runner import KEPT_FOR
 from functions.log import canonical
@@ -51,6 +52,8 @@ class Endings:
         self._idle_timeout_s = idle_timeout_s
         self._now = now
         self._ending: set[str] = set()
+        self._stopped: dict[str, str] = {}
+        """runners that were stopped here, and why"""
         self._loop = asyncio.get_running_loop()
 
     def watch_events(self) -> None:
@@ -84,17 +87,32 @@ class Endings:
                     self._begin(runner.name)
                 elif self._is_idle_too_long(runner):
                     self._background.spawn(self._stop_idle(runner))
+                elif self._has_timed_out(runner):
+                    self._background.spawn(self._stop_job(runner))
 
     def _is_idle_too_long(self, runner: LocalRunner) -> bool:
         limit = timedelta(seconds=self._idle_timeout_s)
         return runner.job is None and runner.launched_at is not None and self._now() - runner.launched_at > limit
 
-    async def _stop_idle(self, runner: LocalRunner) -> None:
+    def _has_timed_out(self, runner: LocalRunner) -> bool:
+        if runner.job_started_at is None or runner.timeout_s is None:
+            return False
+        return self._now() - runner.job_started_at > timedelta(seconds=runner.timeout_s)
+
+    async def _stop_job(self, runner: LocalRunner) -> None:
+        _log.warning("the job of runner %s has run for %s s: stopping it", runner.name, runner.timeout_s)
         with suppress(EngineUnavailable):
+            await asyncio.to_thread(self._engine.stop, runner.container_id, _STOP_WAIT_S)
+
+    async def _stop_idle(self, runner: LocalRunner) -> None:
+        with suppress(EngineUnavailable, StoreUnavailable, StoreRefused):
             log = await asyncio.to_thread(self._engine.read_log, runner.container_id, _LOG_LINES)
-            if read_progress(log).job_name is None:
-                _log.warning("runner %s got no job within %g s", runner.name, self._idle_timeout_s)
-                await asyncio.to_thread(self._engine.stop, runner.container_id, _STOP_WAIT_S)
+            # A verbose job may have pushed the line out of the log's end: then GitHub's word counts.
+            if read_progress(log).job_name is not None or await self._store.find_jobs_of_runner(runner.name):
+                return
+            self._stopped[runner.name] = f"stopped: it got no job within {self._idle_timeout_s:g} s"
+            _log.warning("runner %s got no job within %g s", runner.name, self._idle_timeout_s)
+            await asyncio.to_thread(self._engine.stop, runner.container_id, _STOP_WAIT_S)
 
     def _begin(self, name: str) -> None:
         runner = self._runners.get(name)
@@ -115,6 +133,9 @@ class Endings:
             # Written down first: a controller that is killed in between does it again.
             await self._write_down(self._runners.get(runner.name) or runner, state, log)
             await asyncio.to_thread(self._engine.remove, runner.container_id)
+            with suppress(ProxyUnavailable):
+                await self._proxy.usage_of(runner.name, forget=True)
+            self._stopped.pop(runner.name, None)
             await self._forget(runner.name)
         except EngineUnavailable as error:
             _log.warning("runner %s has ended, but cannot be removed now: %s", runner.name, error)
@@ -122,12 +143,9 @@ class Endings:
             self._ending.discard(runner.name)
 
     async def _write_down(self, runner: LocalRunner, state: ContainerState | None, log: str) -> None:
-        now = self._now()
         had_job = runner.job is not None or read_progress(log).job_name is not None
-        exit_code = state.exit_code if state is not None else None
-        reason = None if had_job else explain_end(state, log)
-        status = move_runner(RunnerState.SCHEDULED, RunnerEvent.FINISH if had_job else RunnerEvent.FAIL)
         job = runner.job or runner.made_for
+        reason = None if had_job else self._stopped.get(runner.name) or explain_end(state, log)
         canonical(
             _log,
             logging.INFO if had_job else logging.ERROR,
@@ -135,22 +153,31 @@ class Endings:
             runner_name=runner.name,
             job=job.key,
             job_name=job.name,
-            exit_code=exit_code,
+            exit_code=state.exit_code if state is not None else None,
             reason=reason,
         )
-        fields: dict[str, Any] = {"status": status, "endedAt": now, "expireAt": now + KEPT_FOR, "exitCode": exit_code}
         if reason is not None:
-            fields["reason"] = reason
-        self._background.persist(lambda: self._store.end_runner(runner.name, fields, runner.pool))
-        if reason is not None:
-            about_job: dict[str, Any] = {"provisioning": {"failure": reason}}
-        else:
-            about_job = await self._egress_of(runner)
-        self._background.persist(lambda: self._store.merge_job(job.key, about_job, JobState.LAUNCHED))
+            self._fail(runner, reason, state)
+            return
+        about_job = await self._egress_of(runner)
+        self._background.persist(lambda: self._store.end_runner(runner.name, job.key, about_job))
+
+    def _fail(self, runner: LocalRunner, reason: str, state: ContainerState | None) -> None:
+        now = self._now()
+        fields: dict[str, Any] = {
+            "status": move_runner(RunnerState.SCHEDULED, RunnerEvent.FAIL),
+            "reason": reason,
+            "endedAt": now,
+            "expireAt": now + KEPT_FOR,
+            "exitCode": state.exit_code if state is not None else None,
+        }
+        self._background.persist(lambda: self._store.fail_runner(runner.name, fields, runner.pool))
+        failure = {"provisioning": {"failure": reason}}
+        self._background.persist(lambda: self._store.merge_job(runner.made_for.key, failure, JobState.RESERVED))
 
     async def _egress_of(self, runner: LocalRunner) -> dict[str, Any]:
         try:
-            return {"egress": (await self._proxy.usage_of(runner.name, forget=True)).to_firestore()}
+            return {"egress": (await self._proxy.usage_of(runner.name, forget=False)).to_firestore()}
         except ProxyUnavailable as error:
             _log.warning("no egress summary for %s: %s", runner.name, error)
             return {}

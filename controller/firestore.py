@@ -91,8 +91,8 @@ class ControllerStore:
         with translated_errors():
             await self._runner(runner_name).update(dict(fields), retry=_RETRY, timeout=_TIMEOUT_S)
 
-    async def end_runner(self, runner_name: str, fields: Mapping[str, Any], pool: str) -> None:
-        """Writes a runner's end and gives its place in the pool's ledger back, in one commit.
+    async def fail_runner(self, runner_name: str, fields: Mapping[str, Any], pool: str) -> None:
+        """Writes why a runner has failed and gives its place in the pool's ledger back, in one commit.
 
         Giving back is a deletion inside the ledger: harmless when the place was given back before, and a
         compare-and-swap that is under way elsewhere sees that the ledger has changed.
@@ -101,6 +101,18 @@ class ControllerStore:
         batch.update(self._runner(runner_name), dict(fields))
         lease = FieldPath("leases", runner_name).to_api_repr()
         batch.update(self._client.collection(ledger.COLLECTION).document(pool), {lease: firestore.DELETE_FIELD})
+        with translated_errors():
+            await batch.commit(retry=_RETRY, timeout=_TIMEOUT_S)
+
+    async def end_runner(self, runner_name: str, job_key: str, fields: Mapping[str, Any]) -> None:
+        """Writes what a runner has left to say into its job, and deletes its document, in one commit.
+
+        Its place is given back by GitHub's `completed` webhook, which also admits those who wait.
+        """
+        batch = self._client.batch()
+        batch.delete(self._runner(runner_name))
+        job = self._client.collection(workflow_job.COLLECTION).document(job_key)
+        batch.set(job, dict(fields), merge=True)
         with translated_errors():
             await batch.commit(retry=_RETRY, timeout=_TIMEOUT_S)
 

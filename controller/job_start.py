@@ -4,15 +4,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any, Protocol
 
 from functions.documents.errors import StoreUnavailable
 from functions.documents.lifecycle import JobState
-from functions.documents.workflow_job import SizingReceipt, WorkflowJob
+from functions.documents.workflow_job import RunnerProfile, SizingReceipt, WorkflowJob
 from functions.log import canonical
 from functions.routing.capacity import Size
 from functions.routing.units import format_cpus, format_memory
 
+from .attribution import Egress
 from .background import Background
 from .cgroup import Limits, read_limits
 from .containers import DockerEngine
@@ -21,7 +23,7 @@ from .gate import Answer, Question
 from .runner_log import RunnerProgress, read_progress
 from .runners import LocalRunner, Runners, RunningJob
 from .settings import Gate
-from .sizing import Need, Verdict, differs, need_of, receipt
+from .sizing import Verdict, differs, find_memory_shortage, find_mismatch, receipt
 
 _log = logging.getLogger("runyard.gate")
 _LOG_LINES = 200
@@ -48,6 +50,7 @@ class JobStart:
         background: Background,
         publish: Callable[[], Awaitable[None]],
         settings: Gate,
+        now: Callable[[], datetime],
     ):
         self._runners = runners
         self._engine = engine
@@ -56,6 +59,7 @@ class JobStart:
         self._publish = publish
         self._known_within_s = settings.known_within_s
         self._room_within_s = settings.room_within_s
+        self._now = now
 
     async def decide(self, question: Question) -> Answer | None:
         """Lets the job go on once its container has its size; None for whoever is not a runner."""
@@ -73,7 +77,10 @@ class JobStart:
         note = await self._fit(runner, job, known_by, started)
         answered = Answer(note.verdict != Verdict.REFUSED, _in_words(note))
         if answered.may_run:
-            self._runners.change(runner.name, job=RunningJob(job.key, job.name))
+            timeout_s = job.plan.profile.timeout_s if job.plan is not None else None
+            self._runners.change(
+                runner.name, job=RunningJob(job.key, job.name), job_started_at=self._now(), timeout_s=timeout_s
+            )
             await self._publish()
         self._write(runner, job, note, progress)
         return answered
@@ -109,15 +116,15 @@ class JobStart:
             pause_s = min(2 * pause_s, _LAST_LOOK_AGAIN_S)
 
     async def _fit(self, runner: LocalRunner, job: WorkflowJob, known_by: str, started: float) -> SizingReceipt:
-        need = need_of(job)
         before = read_limits(runner.pid)
+        wanted = job.plan.profile if job.plan is not None else None
 
         def note(verdict: Verdict, after: Limits | None, reason: str = "") -> SizingReceipt:
             return receipt(
                 verdict,
                 made_for=runner.made_for_profile,
-                profile=need.profile if need else runner.profile,
-                asked=need.size if need else runner.size,
+                profile=wanted.name if wanted is not None else runner.profile,
+                asked=wanted.size if wanted is not None else runner.size,
                 before=before,
                 after=after,
                 known_by=known_by,
@@ -125,34 +132,39 @@ class JobStart:
                 took_ms=(time.monotonic() - started) * 1000,
             )
 
-        if need is None:
+        if wanted is None:
             return note(Verdict.NOT_OURS, before, "no policy gives this job a profile: the container keeps its size")
-        if runner.size == need.size and not differs(before, need.size):
+        if (mismatch := find_mismatch(job, runner.image, runner.privileges)) is not None:
+            return note(Verdict.REFUSED, before, mismatch)
+        if runner.profile == wanted.name and runner.size == wanted.size and not differs(before, wanted.size):
             return note(Verdict.FITS, before)
-        if not await self._runners.reserve(runner.name, need.size, self._room_within_s):
+        if (shortage := find_memory_shortage(before, wanted.size)) is not None:
+            return note(Verdict.REFUSED, before, shortage)
+        if not await self._runners.reserve(runner.name, wanted.size, self._room_within_s):
             return note(Verdict.REFUSED, before, f"no room on this host within {self._room_within_s:g} s")
         try:
-            return await self._resize(runner, need, note)
+            return await self._resize(runner, wanted, note)
         finally:
             await self._runners.settle(runner.name)
 
     async def _resize(
-        self, runner: LocalRunner, need: Need, note: Callable[[Verdict, Limits | None, str], SizingReceipt]
+        self, runner: LocalRunner, wanted: RunnerProfile, note: Callable[[Verdict, Limits | None, str], SizingReceipt]
     ) -> SizingReceipt:
         try:
-            await asyncio.to_thread(self._engine.resize, runner.container_id, need.size, need.pids)
+            await asyncio.to_thread(self._engine.resize, runner.container_id, wanted.size, wanted.pids)
         except (CannotResize, EngineUnavailable) as error:
             return note(Verdict.REFUSED, read_limits(runner.pid), str(error))
         except ContainerGone:
             return note(Verdict.REFUSED, None, "the container is gone")
         after = read_limits(runner.pid)
-        if differs(after, need.size):
+        if differs(after, wanted.size):
             return note(Verdict.REFUSED, after, "the kernel has other limits than were asked for")
-        self._runners.change(runner.name, size=need.size, profile=need.profile)
+        self._runners.change(runner.name, size=wanted.size, profile=wanted.name, egress=Egress.of_profile(wanted))
         return note(Verdict.RESIZED, after, "")
 
     def _write(self, runner: LocalRunner, job: WorkflowJob, note: SizingReceipt, progress: RunnerProgress) -> None:
         phases = {
+            "provisionedAt": runner.provisioned_at,
             "claimedAt": runner.claimed_at,
             "launchedAt": runner.launched_at,
             "registeredAt": progress.listening_since,

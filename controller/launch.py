@@ -57,7 +57,7 @@ class Launcher:
         """what has not begun is handed back instead of started"""
 
     def begin(self, runner: PendingRunner) -> None:
-        """Takes a claimed runner's room at once, and starts it in the background."""
+        """Starts a claimed runner in the background."""
         self._runners.put(LocalRunner.of_claim(runner))
         self._background.spawn(self._launch(runner))
 
@@ -100,8 +100,6 @@ class Launcher:
         )
         status = move_runner(RunnerState.SCHEDULING, RunnerEvent.START)
         self._background.persist(lambda: self._store.update_runner(name, {"status": status, "launchedAt": launched_at}))
-        fields = {"phases": {"claimedAt": runner.claimed_at, "launchedAt": launched_at}}
-        self._background.persist(lambda: self._store.merge_job(runner.job_key, fields, JobState.LAUNCHED))
 
     async def _hand_back(self, runner: PendingRunner) -> None:
         """Another host may have what this one has not begun."""
@@ -121,7 +119,7 @@ class Launcher:
         now = self._now()
         status = move_runner(RunnerState.SCHEDULING, RunnerEvent.FAIL)
         fields: dict[str, Any] = {"status": status, "reason": reason, "endedAt": now, "expireAt": now + KEPT_FOR}
-        self._background.persist(lambda: self._store.end_runner(name, fields, pool))
+        self._background.persist(lambda: self._store.fail_runner(name, fields, pool))
         failure = {"provisioning": {"failure": reason}}
         self._background.persist(lambda: self._store.merge_job(job_key, failure, JobState.RESERVED))
 

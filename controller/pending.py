@@ -12,7 +12,7 @@ from functions.documents.pending_runner import PendingRunner
 from .claim import Claimed, claim_runners
 from .firestore import ControllerStore, PendingWatch, Seen
 from .placement import GRACE, choose
-from .runners import Runners
+from .runners import LocalRunner, Runners
 
 _log = logging.getLogger("runyard.controller")
 _LOOK_AFTER_LISTENER_S = 1.0
@@ -89,12 +89,19 @@ class PendingRunners:
                 await self._claim([self._pending[runner.runner_name] for runner in chosen])
 
     async def _claim(self, seen: list[Seen]) -> None:
+        # Their room is taken before the commit is under way: nothing else may be given it meanwhile.
+        for one in seen:
+            self._runners.put(LocalRunner.of_claim(one.runner))
+        won: set[str] = set()
         try:
-            results = await claim_runners(self._store, seen, self._host_id, self._now)
+            for result in await claim_runners(self._store, seen, self._host_id, self._now):
+                if isinstance(result, Claimed):
+                    won.add(result.runner.runner_name)
+                    self._launch(result.runner)
+            for one in seen:
+                self._pending.pop(one.runner.runner_name, None)
         except (StoreUnavailable, StoreRefused) as error:
             _log.error("cannot claim: %s", error)
-            return
-        for one, result in zip(seen, results, strict=True):
-            self._pending.pop(one.runner.runner_name, None)
-            if isinstance(result, Claimed):
-                self._launch(result.runner)
+        for one in seen:
+            if one.runner.runner_name not in won:
+                await self._runners.remove(one.runner.runner_name)

@@ -8,7 +8,7 @@ from datetime import datetime
 from functions.documents.pending_runner import PendingRunner
 from functions.routing.capacity import Size
 
-from .attribution import Attribution
+from .attribution import NO_RULES, Attribution, Egress
 from .container_spec import Adopted
 from .host_ledger import HostLedger
 from .networks import BridgePlan
@@ -34,13 +34,21 @@ class LocalRunner:
     profile: str
     """that its container has now"""
     size: Size
+    image: str = ""
+    privileges: str = ""
+    egress: Egress = NO_RULES
     bridge: BridgePlan | None = None
     """None until it is being launched"""
     container_id: str = ""
     pid: int = 0
     launched_at: datetime | None = None
     claimed_at: datetime | None = None
+    provisioned_at: datetime | None = None
+    """when its document was made"""
     job: RunningJob | None = None
+    job_started_at: datetime | None = None
+    timeout_s: int | None = None
+    """the job is stopped after so long"""
 
     @classmethod
     def of_claim(cls, runner: PendingRunner) -> "LocalRunner":
@@ -51,8 +59,12 @@ class LocalRunner:
             made_for=RunningJob(runner.job_key, runner.job_name),
             made_for_profile=runner.profile.name,
             profile=runner.profile.name,
-            size=Size(runner.profile.cpu_millis, runner.profile.memory_bytes),
+            size=runner.profile.size,
+            image=runner.image,
+            privileges=runner.profile.privileges,
+            egress=Egress.of_profile(runner.profile),
             claimed_at=runner.claimed_at,
+            provisioned_at=runner.created_at,
         )
 
     @classmethod
@@ -67,10 +79,14 @@ class LocalRunner:
             made_for_profile=adopted.profile,
             profile=adopted.profile,
             size=size,
+            image=adopted.image,
+            privileges=adopted.privileges,
+            egress=adopted.egress,
             bridge=bridge,
             container_id=container_id,
             pid=pid,
             claimed_at=adopted.claimed_at,
+            provisioned_at=adopted.provisioned_at,
             launched_at=started_at,
         )
 
@@ -88,6 +104,7 @@ class LocalRunner:
             profile=self.profile,
             job_name=job.name,
             job_key=job.key,
+            egress=self.egress,
             has_job=self.job is not None,
         )
 

@@ -4,14 +4,16 @@ GitHub gives a job to any idle runner with its labels, so the question comes up 
 need another size than their runner was made with.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from functions.documents.workflow_job import SizingReceipt, WorkflowJob
 from functions.routing.capacity import Size
+from functions.routing.units import format_memory
 
 from .cgroup import Limits
 
+MEMORY_MARGIN_BYTES = 16 << 20
+"""what a runner program needs on top of what it uses when its job starts"""
 _LEAST_CPU_MILLIS = 10
 """the engine takes no CPU quota below a millisecond in a period of 100"""
 
@@ -29,21 +31,30 @@ class Verdict(StrEnum):
     """the job has no profile here: the container keeps its size"""
 
 
-@dataclass(frozen=True)
-class Need:
-    """What a job must have."""
-
-    profile: str
-    size: Size
-    pids: int
-
-
-def need_of(job: WorkflowJob) -> Need | None:
-    """The profile that was decided for a job; None when no policy of ours spoke of it."""
-    decision = job.decision
-    if decision is None or decision.profile is None or decision.cpu_millis is None or decision.memory_bytes is None:
+def find_mismatch(job: WorkflowJob, image: str, privileges: str) -> str | None:
+    """What the job needs and no running container can be given, in words; None when there is nothing."""
+    plan = job.plan
+    if plan is None:
         return None
-    return Need(decision.profile, Size(decision.cpu_millis, decision.memory_bytes), decision.pids or 4096)
+    advice = "give these profiles labels of their own, as GitHub hands jobs to any runner with their labels"
+    if plan.image != image:
+        return f"it needs image {plan.image}, and this runner was made of {image}: {advice}"
+    if plan.profile.privileges != privileges:
+        return f"it needs privileges {plan.profile.privileges}, and this runner was made with {privileges}: {advice}"
+    return None
+
+
+def find_memory_shortage(limits: Limits | None, size: Size) -> str | None:
+    """Why memory cannot be lowered to this size, in words; None when it can.
+
+    The kernel's second version of control groups does not refuse a limit below what is used: it kills the job.
+    """
+    if limits is None or limits.memory_used_bytes is None:
+        return None
+    if limits.memory_used_bytes + MEMORY_MARGIN_BYTES <= size.memory_bytes:
+        return None
+    used, wanted = format_memory(limits.memory_used_bytes), format_memory(size.memory_bytes)
+    return f"the runner itself uses {used} bytes of memory already, too much for {wanted}: give the profile more"
 
 
 def differs(limits: Limits | None, size: Size) -> bool:

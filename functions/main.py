@@ -6,7 +6,6 @@ The functions are asynchronous, so that one instance takes many webhooks at once
 import asyncio
 import logging
 import os
-import secrets
 import time
 from datetime import UTC, datetime
 from functools import cache
@@ -16,9 +15,8 @@ import functions_framework.aio
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from .admission.group import Admission
+from .admission.group import Admission, Settled
 from .admission.plan import Request as AdmissionRequest
-from .admission.plan import Result
 from .documents.errors import StoreRefused, StoreUnavailable
 from .documents.firestore import FirestoreStore
 from .github.client import GitHubClient
@@ -26,7 +24,7 @@ from .log import canonical, configure_logging
 from .settings import Settings, read_settings
 from .webhook import signature
 from .webhook.event import MalformedPayload, parse_event
-from .webhook.handle import RUNNER_NAME_PREFIX, Reply, WebhookHandler
+from .webhook.handle import Reply, WebhookHandler
 
 LARGEST_BODY = 25 * 1024 * 1024
 """bytes; GitHub drops larger events itself"""
@@ -43,10 +41,6 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _new_runner_name() -> str:
-    return RUNNER_NAME_PREFIX + secrets.token_hex(5)
-
-
 class _Admissions:
     """One group committer for each pool."""
 
@@ -54,7 +48,7 @@ class _Admissions:
         self._store = store
         self._pools: dict[str, Admission] = {}
 
-    async def submit(self, pool: str, request: AdmissionRequest) -> Result:
+    async def submit(self, pool: str, request: AdmissionRequest) -> Settled:
         if pool not in self._pools:
             self._pools[pool] = Admission(pool, self._store, _now)
         return await self._pools[pool].submit(request)
@@ -64,7 +58,7 @@ class _Admissions:
 def _handler() -> WebhookHandler:
     store = FirestoreStore(_settings.project, _settings.database)
     github = GitHubClient(_settings.github_api_url, _settings.github_credentials, _now)
-    return WebhookHandler(store, _Admissions(store), github, _now, _new_runner_name)
+    return WebhookHandler(store, _Admissions(store), github, _now)
 
 
 @functions_framework.aio.http

@@ -4,7 +4,13 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from functions.routing.globs import matches
+
+from ..attribution import Egress
+from .github_hosts import RUNNER_HOSTS
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_HTTPS = 443
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # RFC 4291, section 2.4: all that IANA gives out of IPv6. The rest is reserved, local or leads to IPv4 in some way.
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
@@ -71,3 +77,23 @@ def _embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+
+
+def refuse_target(host: str, port: int, egress: Egress, always: Sequence[str]) -> str | None:
+    """Why a profile does not let its jobs connect there; None when it does.
+
+    Args:
+        host: name or address, lower case.
+        port: as asked for.
+        egress: the profile's rules.
+        always: `host:port` or `host` globs that hold for every profile.
+    """
+    if not egress.is_enforced:
+        return None
+    if port == _HTTPS and any(matches(glob, host) for glob in RUNNER_HOSTS):
+        return None
+    for target in (*always, *egress.allow):
+        glob, _, ports = target.rpartition(":") if ":" in target else (target, "", "*")
+        if ports in {"*", str(port)} and matches(glob, host):
+            return None
+    return f"{host}:{port} is not in the profile's egress.allow"

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ..attribution import Attribution, AttributionTable
+from ..attribution import Attribution, AttributionTable, Egress
 from .access_log import Access, format_access
 from .head import BadHead, Head, parse_head
 from .relay import MOST_PIPES, Flow, PipePool
 from .resolver import Answer, Resolver, Waker
-from .rules import Verdict, judge
+from .rules import Verdict, judge, refuse_target
 from .usage import Usage
 
 _log = logging.getLogger("runyard.proxy")
@@ -290,8 +290,18 @@ class ProxyServer:
         except OSError as error:
             self._end(connection, f"the client went away: {error.strerror}")
             return
+        self._look_up(connection, connection.head)
+
+    def _look_up(self, connection: Connection, head: Head) -> None:
+        """Resolves the target's name, if the runner's profile lets it go there at all."""
+        who = connection.who
+        egress = who.egress if who is not None else Egress(is_enforced=True)
+        reason = refuse_target(head.host, head.port, egress, tuple(self._private_targets))
+        if reason is not None:
+            self._refuse(connection, 403, reason)
+            return
         connection.deadline = connection.give_up_at = self._now + self._config.connect_timeout_s
-        self._resolver.resolve(connection.head.host, lambda answer: self._on_resolved(connection, answer))
+        self._resolver.resolve(head.host, lambda answer: self._on_resolved(connection, answer))
 
     # From the head to the target
 

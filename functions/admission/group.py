@@ -14,9 +14,10 @@ from datetime import datetime
 from typing import Protocol
 
 from ..documents.errors import Moved, StoreUnavailable
+from ..documents.host import Host
 from ..documents.ledger import Ledger
 from ..documents.workflow_job import WorkflowJob
-from .plan import Admit, Plan, Request, Result, make_plan
+from .plan import Admit, Forget, Plan, Promise, Promotion, Request, Result, make_plan
 
 MOST_IN_A_GROUP = 150
 SPACING_S = 0.25
@@ -37,6 +38,10 @@ class LedgerSnapshot:
 class LedgerStore(Protocol):
     """What admission needs of the store."""
 
+    async def list_hosts(self, pool: str) -> tuple[Host, ...]:
+        """The hosts of a pool, dead ones too."""
+        ...
+
     async def read_ledger(
         self, pool: str, job_keys: Sequence[str]
     ) -> tuple[Ledger, datetime | None, Mapping[str, WorkflowJob]]:
@@ -44,20 +49,33 @@ class LedgerStore(Protocol):
         ...
 
     async def commit_ledger(
-        self, pool: str, version: datetime | None, ledger: Ledger, creates: Sequence[WorkflowJob]
+        self,
+        pool: str,
+        version: datetime | None,
+        ledger: Ledger,
+        creates: Sequence[WorkflowJob],
+        promotions: Sequence[Promotion],
     ) -> datetime:
-        """Writes ledger and new jobs, all or nothing, and returns the ledger's new version.
+        """Writes ledger, new jobs and promoted jobs, all or nothing, and returns the ledger's new version.
 
         Raises:
-            Moved: the ledger is no longer at that version, or one of the jobs exists.
+            Moved: the ledger is no longer at that version, or one of the new jobs exists.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A request's result, and the jobs that its group has freed from the queue: whoever gets them provides for them."""
+
+    result: Result
+    promotions: tuple[Promotion, ...] = ()
 
 
 @dataclass
 class _Waiting:
     request: Request
-    done: "asyncio.Future[Result]"
+    done: "asyncio.Future[Settled]"
 
 
 class Admission:
@@ -73,7 +91,7 @@ class Admission:
         self._credit = float(CREDIT)
         self._credited_at = 0.0
 
-    async def submit(self, request: Request) -> Result:
+    async def submit(self, request: Request) -> Settled:
         """Settles one request durably, together with whatever else is waiting.
 
         Raises:
@@ -94,16 +112,14 @@ class Admission:
             group = [waiting for waiting in self._waiting[:MOST_IN_A_GROUP] if not waiting.done.cancelled()]
             del self._waiting[:MOST_IN_A_GROUP]
             try:
-                results = await self._settle([waiting.request for waiting in group])
+                plan = await self._settle([waiting.request for waiting in group])
             except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait for this group
                 self._snapshot = None
                 for waiting in group:
                     if not waiting.done.done():
                         waiting.done.set_exception(error)
             else:
-                for waiting, result in zip(group, results, strict=True):
-                    if not waiting.done.done():
-                        waiting.done.set_result(result)
+                _hand_out(group, plan)
 
     async def _take_credit(self) -> None:
         loop = asyncio.get_running_loop()
@@ -115,53 +131,72 @@ class Admission:
             self._credited_at = loop.time()
         self._credit -= 1
 
-    async def _settle(self, requests: Sequence[Request]) -> Sequence[Result]:
+    async def _settle(self, requests: Sequence[Request]) -> Plan:
         job_keys = [request.job.key for request in requests if isinstance(request, Admit)]
         known: Mapping[str, WorkflowJob] = {}
+        hosts = [host for host in await self._store.list_hosts(self._pool) if host.is_available(self._now())]
         snapshot = self._snapshot
-        if snapshot is None or self._may_be_stale_for(requests, snapshot):
+        if snapshot is None or _may_be_stale_for(requests, snapshot.ledger):
             snapshot, known = await self._read(job_keys)
         for attempt in range(MOST_ATTEMPTS):
             token = secrets.token_hex(8)
-            plan = make_plan(snapshot.ledger, requests, known, token, self._now())
+            sizes = tuple(host.size for host in hosts)
+            plan = make_plan(snapshot.ledger, requests, known, sizes, self._pool, token, self._now())
             if not plan.needs_commit:
                 self._snapshot = snapshot
-                return plan.results
+                return plan
             try:
-                version = await self._store.commit_ledger(self._pool, snapshot.version, plan.ledger, plan.creates)
+                version = await self._store.commit_ledger(
+                    self._pool, snapshot.version, plan.ledger, plan.creates, plan.promotions
+                )
             except (Moved, StoreUnavailable) as error:
                 # A lost answer looks like a lost race; the token tells them apart.
                 with suppress(StoreUnavailable):
                     snapshot, known = await self._read(job_keys)
-                    if snapshot.ledger.token == token or self._is_ours(plan, known):
+                    if snapshot.ledger.token == token or _is_ours(plan, known):
                         self._snapshot = snapshot
-                        return plan.results
+                        return plan
                     if isinstance(error, Moved):
                         await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter
                         continue
                 raise
             self._snapshot = LedgerSnapshot(plan.ledger, version)
-            return plan.results
+            return plan
         raise StoreUnavailable(f"the ledger of pool {self._pool} is too busy: {MOST_ATTEMPTS} commits lost the race")
 
     async def _read(self, job_keys: Sequence[str]) -> tuple[LedgerSnapshot, Mapping[str, WorkflowJob]]:
         ledger, version, known = await self._store.read_ledger(self._pool, job_keys)
         return LedgerSnapshot(ledger, version), known
 
-    @staticmethod
-    def _may_be_stale_for(requests: Sequence[Request], snapshot: LedgerSnapshot) -> bool:
-        """A runner that is named in an event had its lease before the event: not seeing it means an old snapshot."""
-        return any(
-            not isinstance(request, Admit) and request.runner_name not in snapshot.ledger.leases for request in requests
-        )
 
-    @staticmethod
-    def _is_ours(plan: Plan, known: Mapping[str, WorkflowJob]) -> bool:
-        """Whether an earlier answer was lost: our commit stands although others have written to the ledger since."""
-        tokens = {job.key: job.reservation.token for job in plan.creates if job.reservation}
-        return bool(tokens) and all(
-            (stored := known.get(key)) is not None
-            and stored.reservation is not None
-            and stored.reservation.token == token
-            for key, token in tokens.items()
-        )
+def _hand_out(group: Sequence[_Waiting], plan: Plan) -> None:
+    """Gives everyone their result, and the promoted jobs to them in turn."""
+    listening = [
+        (waiting, result) for waiting, result in zip(group, plan.results, strict=True) if not waiting.done.done()
+    ]
+    for index, (waiting, result) in enumerate(listening):
+        waiting.done.set_result(Settled(result, plan.promotions[index :: len(listening)]))
+
+
+def _may_be_stale_for(requests: Sequence[Request], ledger: Ledger) -> bool:
+    """A runner or job that is named in an event was in the ledger before the event: not seeing it means old news."""
+    for request in requests:
+        match request:
+            case Admit() | Promise():
+                continue
+            case Forget(job_key):
+                if job_key not in ledger.queue:
+                    return True
+            case _:
+                if request.runner_name not in ledger.leases:
+                    return True
+    return False
+
+
+def _is_ours(plan: Plan, known: Mapping[str, WorkflowJob]) -> bool:
+    """Whether an earlier answer was lost: our commit stands although others have written to the ledger since."""
+    tokens = {job.key: job.reservation.token for job in plan.creates if job.reservation}
+    return bool(tokens) and all(
+        (stored := known.get(key)) is not None and stored.reservation is not None and stored.reservation.token == token
+        for key, token in tokens.items()
+    )

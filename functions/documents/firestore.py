@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from google.api_core import exceptions as google
 from google.api_core.retry_async import AsyncRetry
@@ -16,9 +16,9 @@ from .errors import Moved, StoreRefused, StoreUnavailable
 from .host import Host
 from .installation import Installation, LastError, LastGood, installation_id
 from .ledger import Ledger
-from .lifecycle import RunnerEvent, RunnerState, move_runner
+from .lifecycle import JobState, RunnerEvent, RunnerState, move_runner
 from .pending_runner import PendingRunner
-from .workflow_job import WorkflowJob
+from .workflow_job import Reservation, WorkflowJob
 
 CALL_TIMEOUT_S = 3.0
 """for one call with its retries: a webhook has to be answered within 10 s"""
@@ -53,6 +53,17 @@ def translated_errors() -> Iterator[None]:
         raise StoreUnavailable(f"Firestore does not answer: {error}") from error
     except google.GoogleAPICallError as error:
         raise StoreRefused(f"Firestore refused: {error}") from error
+
+
+class Promoted(Protocol):
+    """A job that waited and has a place now."""
+
+    @property
+    def job_key(self) -> str: ...
+    @property
+    def reservation(self) -> Reservation: ...
+    @property
+    def reason(self) -> str: ...
 
 
 class FirestoreStore:
@@ -122,12 +133,17 @@ class FirestoreStore:
                 yield snapshot
 
     async def commit_ledger(
-        self, pool: str, version: datetime | None, changed: Ledger, creates: Sequence[WorkflowJob]
+        self,
+        pool: str,
+        version: datetime | None,
+        changed: Ledger,
+        creates: Sequence[WorkflowJob],
+        promotions: Sequence[Promoted] = (),
     ) -> datetime:
-        """Writes ledger and new jobs, all or nothing; the ledger must still be at `version`.
+        """Writes ledger, new jobs and promoted jobs, all or nothing; the ledger must still be at `version`.
 
         Raises:
-            Moved: it is not, or one of the jobs exists.
+            Moved: it is not, or one of the new jobs exists.
         """
         reference = self._client.collection(ledger.COLLECTION).document(pool)
         batch = self._client.batch()
@@ -137,6 +153,8 @@ class FirestoreStore:
             batch.update(reference, changed.to_firestore(), option=self._client.write_option(last_update_time=version))
         for job in creates:
             batch.create(self._job(job.key), job.to_firestore())
+        for promotion in promotions:
+            batch.set(self._job(promotion.job_key), _promotion_fields(promotion), merge=True)
         with translated_errors():
             results = await batch.commit(retry=_RETRY, timeout=CALL_TIMEOUT_S)
         written: datetime = results[0].update_time
@@ -157,22 +175,25 @@ class FirestoreStore:
         fields = snapshot.to_dict() if snapshot.exists else None
         return None if fields is None else WorkflowJob.from_firestore(fields)
 
+    async def read_jobs(self, keys: Sequence[str]) -> dict[str, WorkflowJob]:
+        """Those of the jobs that exist, by key."""
+        snapshots = [snapshot async for snapshot in self._get_all([self._job(key) for key in keys])]
+        return {s.id: WorkflowJob.from_firestore(s.to_dict() or {}) for s in snapshots if s.exists}
+
     async def merge_job(self, job: WorkflowJob) -> None:
         """Writes the fields that were given to this value, raises the rank: safe in any order and number."""
         with translated_errors():
             await self._job(job.key).set(_event_fields(job), merge=True, retry=_RETRY, timeout=CALL_TIMEOUT_S)
 
-    async def publish_runner(self, runner: PendingRunner, job: WorkflowJob) -> None:
-        """Hands a runner to the controllers and says so in its job, all or nothing.
-
-        Raises:
-            Moved: there is such a runner already.
-        """
-        batch = self._client.batch()
-        batch.create(self._runner(runner.runner_name), runner.to_firestore())
-        batch.set(self._job(job.key), _event_fields(job), merge=True)
-        with translated_errors():
-            await batch.commit(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+    async def publish_runner(self, runner: PendingRunner) -> None:
+        """Hands a runner to the controllers; one that has been handed over already stays as it is."""
+        reference = self._runner(runner.runner_name)
+        try:
+            with translated_errors():
+                await reference.create(runner.to_firestore(), retry=_RETRY, timeout=CALL_TIMEOUT_S)
+        except Moved:
+            # The name was made for this one attempt: an earlier answer was lost.
+            return
 
     async def read_runner(self, runner_name: str) -> PendingRunner | None:
         with translated_errors():
@@ -210,6 +231,15 @@ class FirestoreStore:
 
     def _runner(self, runner_name: str) -> Any:
         return self._client.collection(pending_runner.COLLECTION).document(runner_name)
+
+
+def _promotion_fields(promotion: Promoted) -> dict[str, Any]:
+    return {
+        "reservation": promotion.reservation.to_firestore(),
+        "decision": {"outcome": "self_hosted", "reason": promotion.reason},
+        "phases": {"reservedAt": firestore.SERVER_TIMESTAMP},
+        "rank": firestore.Maximum(int(JobState.RESERVED)),
+    }
 
 
 def _event_fields(job: WorkflowJob) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""`pools/{pool}`: the leases on the hosts that share a pool. Small, and changed only by compare-and-swap."""
+"""`pools/{pool}`: the leases on the hosts that share a pool, and the jobs that wait for one.
+
+Small, and changed only by compare-and-swap. The queue is in it: whoever gives a place back and whoever takes one see
+the same document, so no wake-up is lost.
+"""
 
 from datetime import datetime
-from typing import Self
 
-from ..routing.capacity import NOTHING, Size
+from ..routing.capacity import Limits, Size
 from .model import Document
 
 COLLECTION = "pools"
@@ -17,42 +20,73 @@ class Lease(Document):
     scale_set: str
     profile: str
     repository: str
-    job_key: str
-    """the job that it was taken for"""
+    labels: tuple[str, ...] = ()
+    """of the runner"""
+    job_key: str = ""
+    """the job that counts on it; empty for an idle runner, which the next fitting job may have"""
     since: datetime
+    provisional_until: datetime | None = None
+    """promised to a workflow run that has not queued its job yet; lapses then"""
+    run_id: int = 0
+    """of that run"""
+
+    @property
+    def size(self) -> Size:
+        return Size(self.cpu_millis, self.memory_bytes)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.job_key and self.provisional_until is None
+
+    def has_labels(self, wanted: tuple[str, ...]) -> bool:
+        """GitHub's own rule: every label of the job, upper and lower case alike."""
+        offered = {label.casefold() for label in self.labels}
+        return {label.casefold() for label in wanted} <= offered
+
+
+class Waiting(Document):
+    """A held job: what it needs, and what decides when its turn comes."""
+
+    cpu_millis: int
+    memory_bytes: int
+    scale_set: str
+    profile: str
+    repository: str
+    labels: tuple[str, ...]
+    run_id: int
+    job_id: int
+    priority: int = 0
+    since: datetime
+    not_before: datetime | None = None
+    """an overflowed job is GitHub's until then"""
+
+    @property
+    def is_held(self) -> bool:
+        """Not one that was sent to GitHub's runners, and waits only in case that they do not take it."""
+        return self.not_before is None
 
     @property
     def size(self) -> Size:
         return Size(self.cpu_millis, self.memory_bytes)
 
 
-class Ledger(Document):
-    """Every lease of a pool by runner name, and how many jobs of each scale set wait."""
+class KnownLimits(Document):
+    """What the policy last allowed a scale set: the queue goes by it when no new job brings the policy along."""
 
-    leases: dict[str, Lease] = {}
-    held: dict[str, int] = {}
-    token: str = ""
-    """of the last group commit: tells our own write from another's after a lost answer"""
+    max_runners: int
+    per_repository: int | None = None
 
     @property
-    def reserved(self) -> Size:
-        return sum((lease.size for lease in self.leases.values()), NOTHING)
+    def limits(self) -> Limits:
+        return Limits(self.max_runners, self.per_repository)
 
-    def count_places(self, scale_set: str) -> int:
-        return sum(lease.scale_set == scale_set for lease in self.leases.values())
 
-    def with_lease(self, runner_name: str, lease: Lease) -> Self:
-        return self.model_copy(update={"leases": {**self.leases, runner_name: lease}})
+class Ledger(Document):
+    """Every lease of a pool by runner name, and every waiting job by its key."""
 
-    def without_lease(self, runner_name: str) -> Self:
-        """The ledger after a runner gave its lease back; the same ledger when it holds none."""
-        if runner_name not in self.leases:
-            return self
-        return self.model_copy(update={"leases": {k: v for k, v in self.leases.items() if k != runner_name}})
-
-    def with_held(self, scale_set: str, change: int) -> Self:
-        count = max(0, self.held.get(scale_set, 0) + change)
-        return self.model_copy(update={"held": {**self.held, scale_set: count}})
-
-    def with_token(self, token: str) -> Self:
-        return self.model_copy(update={"token": token})
+    leases: dict[str, Lease] = {}
+    queue: dict[str, Waiting] = {}
+    limits: dict[str, KnownLimits] = {}
+    """by scale set"""
+    token: str = ""
+    """of the last group commit: tells our own write from another's after a lost answer"""

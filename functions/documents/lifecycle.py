@@ -14,13 +14,9 @@ class JobState(IntEnum):
     QUEUED = 10
     """known; also waiting for room, or not ours"""
     RESERVED = 20
-    """has a place in the ledger"""
-    PROVISIONED = 30
-    """has a JIT config and a pendingRunners document"""
-    LAUNCHED = 40
-    """a container runs for it"""
+    """has a place in the ledger; from here to its first step, the document of the runner made for it tells more"""
     REGISTERED = 50
-    """that container's runner listens for jobs"""
+    """a runner has it, and its container has its size"""
     IN_PROGRESS = 60
     """a runner, perhaps another one, runs it"""
     COMPLETED = 70
@@ -31,8 +27,6 @@ class JobEvent(StrEnum):
 
     QUEUE = "queue"
     RESERVE = "reserve"
-    PROVISION = "provision"
-    LAUNCH = "launch"
     REGISTER = "register"
     START = "start"
     COMPLETE = "complete"
@@ -41,8 +35,6 @@ class JobEvent(StrEnum):
 RANK_OF_EVENT: dict[JobEvent, JobState] = {
     JobEvent.QUEUE: JobState.QUEUED,
     JobEvent.RESERVE: JobState.RESERVED,
-    JobEvent.PROVISION: JobState.PROVISIONED,
-    JobEvent.LAUNCH: JobState.LAUNCHED,
     JobEvent.REGISTER: JobState.REGISTERED,
     JobEvent.START: JobState.IN_PROGRESS,
     JobEvent.COMPLETE: JobState.COMPLETED,
@@ -62,9 +54,7 @@ class RunnerState(StrEnum):
     SCHEDULING = "scheduling"
     """a host has claimed it and starts its container"""
     SCHEDULED = "scheduled"
-    """its container runs"""
-    FINISHED = "finished"
-    """its container has ended by itself and is gone"""
+    """its container runs; when that has ended by itself, the document is deleted"""
     FAILED = "failed"
     """it could not be started, or died before it took a job"""
     CANCELLED = "cancelled"
@@ -77,7 +67,6 @@ class RunnerEvent(StrEnum):
     CLAIM = "claim"
     HAND_BACK = "hand_back"
     START = "start"
-    FINISH = "finish"
     FAIL = "fail"
     CANCEL = "cancel"
 
@@ -88,7 +77,6 @@ RUNNER_TRANSITIONS: dict[tuple[RunnerState, RunnerEvent], RunnerState] = {
     (RunnerState.SCHEDULING, RunnerEvent.HAND_BACK): RunnerState.PENDING,
     (RunnerState.SCHEDULING, RunnerEvent.START): RunnerState.SCHEDULED,
     (RunnerState.SCHEDULING, RunnerEvent.FAIL): RunnerState.FAILED,
-    (RunnerState.SCHEDULED, RunnerEvent.FINISH): RunnerState.FINISHED,
     (RunnerState.SCHEDULED, RunnerEvent.FAIL): RunnerState.FAILED,
 }
 

@@ -6,24 +6,13 @@ for this runner was resolved when it was admitted.
 
 from datetime import datetime, timedelta
 
-from ..routing.policy import Privileges
 from .lifecycle import RunnerState
 from .model import Document
 from .sealing import SealedConfig
+from .workflow_job import RunnerProfile
 
 COLLECTION = "pendingRunners"
 KEPT_FOR = timedelta(days=7)
-
-
-class RunnerProfile(Document):
-    """The profile that the runner's container starts with."""
-
-    name: str
-    cpu_millis: int
-    memory_bytes: int
-    pids: int
-    privileges: Privileges = Privileges.NONE
-    env: dict[str, str] = {}
 
 
 class Claim(Document):

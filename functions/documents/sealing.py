@@ -5,6 +5,7 @@ public-key encryption, the construction of GitHub's own secrets API).
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import nacl.exceptions
 import nacl.public
@@ -38,16 +39,15 @@ def public_key_of(private_key: bytes) -> bytes:
 
 
 def seal(config: SecretStr, public_keys: Mapping[str, bytes]) -> SealedConfig:
-    """Encrypts a JIT config to hosts, given as host id → public key."""
+    """Encrypts a JIT config to hosts, given as host id → public key; hosts with a broken key are left out."""
     key = nacl.utils.random(nacl.secret.SecretBox.KEY_SIZE)
     ciphertext = bytes(nacl.secret.SecretBox(key).encrypt(config.get_secret_value().encode()))
-    return SealedConfig(
-        ciphertext=ciphertext,
-        keys={
-            host_id: bytes(nacl.public.SealedBox(nacl.public.PublicKey(public_key)).encrypt(key))
-            for host_id, public_key in public_keys.items()
-        },
-    )
+    keys: dict[str, bytes] = {}
+    for host_id, public_key in public_keys.items():
+        # A host that shows a broken key cannot run it; the others can.
+        with suppress(nacl.exceptions.CryptoError, ValueError):
+            keys[host_id] = bytes(nacl.public.SealedBox(nacl.public.PublicKey(public_key)).encrypt(key))
+    return SealedConfig(ciphertext=ciphertext, keys=keys)
 
 
 def unseal(sealed: SealedConfig, host_id: str, private_key: bytes) -> SecretStr:

@@ -1,7 +1,10 @@
 """`workflowJobs/{org}_{runId}_{jobId}`: one job, from the webhook that announced it to the end."""
 
 from datetime import datetime, timedelta
+from typing import Any, Self
 
+from ..routing.capacity import Size
+from ..routing.policy import EgressMode, Privileges
 from .lifecycle import JobState
 from .model import Document
 
@@ -23,16 +26,46 @@ class DecisionRecord(Document):
     policy_revision: int = 0
     profile: str | None = None
     profile_rule: str | None = None
-    cpu_millis: int | None = None
-    """of the profile: what the job must have, whichever runner it gets"""
-    memory_bytes: int | None = None
-    pids: int | None = None
     scale_set: str | None = None
     pool: str | None = None
     places_taken: int | None = None
+    held: int | None = None
     free_cpu_millis: int | None = None
     free_memory_bytes: int | None = None
     hosts: int | None = None
+
+
+class RunnerProfile(Document):
+    """A profile as a controller needs it."""
+
+    name: str
+    cpu_millis: int
+    memory_bytes: int
+    pids: int
+    privileges: Privileges = Privileges.NONE
+    env: dict[str, str] = {}
+    timeout_s: int = 21600
+    egress_mode: EgressMode = EgressMode.AUDIT
+    egress_allow: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        return Size(self.cpu_millis, self.memory_bytes)
+
+
+class RunnerPlan(Document):
+    """The runner that a job needs, resolved when it was decided about: a later edit of the policy changes nothing."""
+
+    profile: RunnerProfile
+    image: str
+    labels: tuple[str, ...]
+    scale_set: str
+    runner_group: str
+    scope: str
+    """where it is registered: `/orgs/acme` or `/repos/acme/app`"""
+    work_folder: str = "_work"
+    installation_id: int | None = None
+    """of the GitHub App"""
 
 
 class Reservation(Document):
@@ -41,9 +74,9 @@ class Reservation(Document):
     pool: str
     scale_set: str
     profile: str
-    cpu_millis: int
-    memory_bytes: int
     runner_name: str
+    has_runner: bool = False
+    """an idle runner is there already: none has to be made"""
     token: str
     """of the commit that took it: tells our own write from another's after a lost answer"""
 
@@ -125,6 +158,7 @@ class WorkflowJob(Document):
     html_url: str = ""
     rank: int = JobState.QUEUED
     decision: DecisionRecord | None = None
+    plan: RunnerPlan | None = None
     reservation: Reservation | None = None
     provisioning: Provisioning | None = None
     runner: RunnerRef | None = None
@@ -135,6 +169,20 @@ class WorkflowJob(Document):
     sizing: SizingReceipt | None = None
     egress: EgressSummary | None = None
     expire_at: datetime | None = None
+
+    def only(self, state: JobState, **fields: Any) -> Self:
+        """A value for merging: just what identifies the job, and these fields."""
+        return type(self)(
+            org=self.org,
+            repository=self.repository,
+            run_id=self.run_id,
+            run_attempt=self.run_attempt,
+            job_id=self.job_id,
+            name=self.name,
+            labels=self.labels,
+            rank=state,
+            **fields,
+        )
 
     @property
     def key(self) -> str:

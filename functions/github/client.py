@@ -9,12 +9,13 @@ from pydantic import SecretStr
 
 from . import protocol
 from .auth import TOKEN_MARGIN, AppCredentials, sign_app_token
-from .errors import NameTaken, NoAnswer
-from .protocol import API_VERSION, Answer, InstallationToken, JitRunner, Request, Scope
+from .errors import GitHubError, NameTaken, NoAnswer
+from .protocol import API_VERSION, Answer, InstallationToken, JitRunner, Request, RunFacts, RunnerOrder, Scope
 
 CALL_TIMEOUT_S = 6.0
 """GitHub gives a webhook 10 s, and the reservation before and the document after this call need some of it"""
 _DEFAULT_GROUP_ID = 1
+_RUNS_REMEMBERED = 256
 _RETRY_AFTER_SILENCE = timedelta(seconds=15)
 
 
@@ -28,45 +29,65 @@ class GitHubClient:
         self._http = httpx.AsyncClient(timeout=CALL_TIMEOUT_S, follow_redirects=True)
         self._tokens: dict[str, InstallationToken] = {}
         self._group_ids: dict[tuple[str, str], int] = {}
+        self._runs: dict[tuple[str, int], asyncio.Future[RunFacts]] = {}
 
-    async def create_jit_runner(
-        self, scope: Scope, name: str, group: str, labels: tuple[str, ...], installation_id: int | None
-    ) -> JitRunner:
+    async def create_jit_runner(self, order: RunnerOrder) -> JitRunner:
         """Registers a runner that takes one job.
-
-        Args:
-            scope: where.
-            name: unique for each attempt.
-            group: name of the runner group; repositories have only the default one.
-            labels: all of them; GitHub adds none.
-            installation_id: of our App, where the webhook told it.
 
         Raises:
             GitHubError: with a reason in words, and `retry_at` when it makes sense to try again.
         """
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                return await self._create_jit_runner(scope, name, group, labels, installation_id)
+                return await self._create_jit_runner(order)
         except TimeoutError:
             raise NoAnswer("GitHub did not answer in time", self._now() + _RETRY_AFTER_SILENCE) from None
 
-    async def _create_jit_runner(
-        self, scope: Scope, name: str, group: str, labels: tuple[str, ...], installation_id: int | None
-    ) -> JitRunner:
-        group_id = await self._group_id(scope, group, installation_id)
-        request = protocol.generate_jit_config(scope, name, group_id, labels)
+    async def _create_jit_runner(self, order: RunnerOrder) -> JitRunner:
+        scope, installation_id = order.scope, order.installation_id
+        group_id = await self._group_id(scope, order.group, installation_id)
+        request = protocol.generate_jit_config(order, group_id)
         answer = await self._call(request, scope, installation_id)
         try:
             return protocol.read_jit_runner(answer, self._now())
         except NameTaken:
             # The name is random: it is taken only if an earlier answer was lost on its way back.
-            found = await self._call(protocol.find_runner(scope, name), scope, installation_id)
-            leftover = protocol.read_idle_runner_id(found, name, self._now())
+            found = await self._call(protocol.find_runner(scope, order.name), scope, installation_id)
+            leftover = protocol.read_idle_runner_id(found, order.name, self._now())
             if leftover is None:
                 raise
             await self.delete_runner(scope, leftover, installation_id)
             answer = await self._call(request, scope, installation_id)
             return protocol.read_jit_runner(answer, self._now())
+
+    async def read_run(self, repository: str, run_id: int, installation_id: int | None) -> RunFacts:
+        """What started a workflow run, and where its code comes from; asked once for all jobs of a run.
+
+        Raises:
+            GitHubError: it is not shown, or not now.
+        """
+        key = (repository, run_id)
+        if key not in self._runs:
+            if len(self._runs) >= _RUNS_REMEMBERED:
+                self._runs.pop(next(iter(self._runs)))
+            self._runs[key] = asyncio.ensure_future(self._read_run(repository, run_id, installation_id))
+        try:
+            # Shielded: one caller that gives up must not take the answer from the others.
+            return await asyncio.shield(self._runs[key])
+        except GitHubError:
+            self._runs.pop(key, None)
+            raise
+
+    async def _read_run(self, repository: str, run_id: int, installation_id: int | None) -> RunFacts:
+        scope = Scope.repository(repository)
+        answer = await self._call(protocol.get_run(repository, run_id), scope, installation_id)
+        return protocol.read_run(answer, self._now())
+
+    async def cancel_run(self, repository: str, run_id: int, installation_id: int | None) -> None:
+        """Cancels a workflow run; one that has ended already is no error."""
+        scope = Scope.repository(repository)
+        answer = await self._call(protocol.cancel_run(repository, run_id), scope, installation_id)
+        protocol.check_cancelled(answer, self._now())
 
     async def delete_runner(self, scope: Scope, runner_id: int, installation_id: int | None) -> None:
         """Removes a runner; one that is gone already is no error.

@@ -64,6 +64,22 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class RunnerOrder:
+    """A just-in-time runner to be registered."""
+
+    scope: Scope
+    name: str
+    """unique for each attempt"""
+    group: str
+    """name of the runner group; repositories have only the default one"""
+    labels: tuple[str, ...]
+    """all of them; GitHub adds none"""
+    work_folder: str = "_work"
+    installation_id: int | None = None
+    """of our App, where the webhook told it"""
+
+
+@dataclass(frozen=True)
 class JitRunner:
     """A registered runner and the secret with which one process can be it, once."""
 
@@ -72,10 +88,11 @@ class JitRunner:
     config: SecretStr
 
 
-def generate_jit_config(scope: Scope, name: str, group_id: int, labels: tuple[str, ...]) -> Request:
-    """Registers a just-in-time runner. GitHub adds no labels of its own: send every one that the job asks for."""
-    body = {"name": name, "runner_group_id": group_id, "labels": list(labels), "work_folder": "_work"}
-    return Request("POST", f"{scope.path}/actions/runners/generate-jitconfig", body)
+def generate_jit_config(order: RunnerOrder, group_id: int) -> Request:
+    """Registers a just-in-time runner."""
+    labels = list(order.labels)
+    body = {"name": order.name, "runner_group_id": group_id, "labels": labels, "work_folder": order.work_folder}
+    return Request("POST", f"{order.scope.path}/actions/runners/generate-jitconfig", body)
 
 
 def find_runner(scope: Scope, name: str) -> Request:
@@ -88,6 +105,14 @@ def delete_runner(scope: Scope, runner_id: int) -> Request:
 
 def list_runner_groups(scope: Scope) -> Request:
     return Request("GET", f"{scope.path}/actions/runner-groups", query={"per_page": "100"})
+
+
+def get_run(repository: str, run_id: int) -> Request:
+    return Request("GET", f"{Scope.repository(repository).path}/actions/runs/{run_id}")
+
+
+def cancel_run(repository: str, run_id: int) -> Request:
+    return Request("POST", f"{Scope.repository(repository).path}/actions/runs/{run_id}/cancel")
 
 
 def find_installation(scope: Scope) -> Request:
@@ -138,6 +163,25 @@ class InstallationToken(_Reply):
     expires_at: AwareDatetime
 
 
+class _Repository(_Reply):
+    full_name: str
+
+
+class _RunReply(_Reply):
+    event: str
+    head_repository: _Repository | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a workflow run."""
+
+    event: str
+    """what started it, such as `push`"""
+    head_repository: str | None
+    """`owner/name` of the repository that its code comes from; None when that is gone"""
+
+
 _ReplyT = TypeVar("_ReplyT", bound=_Reply)
 
 
@@ -166,6 +210,18 @@ def read_group_id(answer: Answer, name: str, now: datetime) -> int:
             return group.id
     known = ", ".join(group.name for group in groups) or "none"
     raise Refused(f"there is no runner group '{name}' (known: {known}): create it at GitHub or name another")
+
+
+def read_run(answer: Answer, now: datetime) -> RunFacts:
+    """The run in a 200 answer."""
+    reply = _read(_RunReply, answer, 200, now)
+    return RunFacts(reply.event, reply.head_repository.full_name if reply.head_repository else None)
+
+
+def check_cancelled(answer: Answer, now: datetime) -> None:
+    """202 says that it will be cancelled, 409 that it cannot be any more; raises a `GitHubError` otherwise."""
+    if answer.status not in {202, 409}:
+        _refuse(answer, now)
 
 
 def read_installation_id(answer: Answer, now: datetime) -> int:

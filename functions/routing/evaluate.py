@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .capacity import Capacity, Size
+from .capacity import Shortage
 from .classify import Match
-from .policy import Overflow, Strategy
-from .units import format_cpus, format_memory
+from .policy import Overflow
 
 
 class Outcome(StrEnum):
@@ -35,44 +34,29 @@ class Decision:
     rule: str = ""
 
 
-_WITHOUT_ROOM = {
-    Overflow.GITHUB_HOSTED: Outcome.OVERFLOW,
-    Overflow.HOLD: Outcome.HELD,
-    Overflow.REJECT: Outcome.REJECTED,
-}
+def decide_without_room(match: Match, shortage: Shortage, held: int, *, can_overflow: bool) -> Decision:
+    """What becomes of a job that cannot be admitted now.
 
+    It waits as long as the queue has a place for it and waiting can help; then the route's overflow rule applies.
 
-def decide(match: Match, capacity: Capacity) -> Decision:
-    """What to do with a queued job that these rules hold for."""
-    if match.route.strategy is Strategy.GITHUB_HOSTED:
-        return Decision(Outcome.GITHUB_HOSTED, "the route's strategy is github_hosted", f"{match.rule}.strategy")
-    shortage = find_shortage(match, capacity)
-    if shortage is None:
-        room = f"{capacity.places_taken + 1} of {match.scale_set.max_runners} places of {match.scale_set_name}"
-        return Decision(Outcome.SELF_HOSTED, f"takes {room} with profile {match.profile_name}", match.rule)
-    outcome = _WITHOUT_ROOM[match.route.overflow]
-    if outcome is Outcome.HELD and capacity.held >= match.route.max_queue_depth:
-        full = f"{shortage}, and {capacity.held} jobs wait already (max_queue_depth {match.route.max_queue_depth})"
-        return Decision(Outcome.REJECTED, full, f"{match.rule}.max_queue_depth")
-    return Decision(outcome, shortage, f"{match.rule}.overflow")
-
-
-def find_shortage(match: Match, capacity: Capacity) -> str | None:
-    """Why the job's runner cannot be admitted now, in words; None when it can."""
-    wanted = Size(match.profile.cpu_millis, match.profile.memory_bytes)
-    pool = match.scale_set.pool
-    if not capacity.hosts:
-        return f"no host of pool {pool} is alive"
-    if capacity.places_taken >= match.scale_set.max_runners:
-        return f"all {match.scale_set.max_runners} places of {match.scale_set_name} are taken"
-    if not any(wanted.fits_into(host) for host in capacity.hosts):
-        return f"no host of pool {pool} is large enough for profile {match.profile_name} ({_in_words(wanted)})"
-    if not wanted.fits_into(capacity.free):
-        return (
-            f"profile {match.profile_name} needs {_in_words(wanted)}, pool {pool} has {_in_words(capacity.free)} left"
+    Args:
+        match: the rules that hold for the job.
+        shortage: why it cannot be admitted.
+        held: jobs of its scale set that wait already.
+        can_overflow: whether the policy names a mechanism by which jobs get to GitHub's runners.
+    """
+    route, rule = match.route, match.rule
+    overflow = route.overflow
+    if overflow is Overflow.GITHUB_HOSTED and not can_overflow:
+        return Decision(
+            Outcome.HELD,
+            f"{shortage.reason}; it is held, as the policy names no overflow.mechanism",
+            f"{rule}.overflow",
         )
-    return None
-
-
-def _in_words(size: Size) -> str:
-    return f"{format_cpus(size.cpu_millis)} CPUs and {format_memory(size.memory_bytes)}"
+    has_place = held < route.queue_depth
+    if has_place and (shortage.passes or overflow is Overflow.HOLD):
+        return Decision(Outcome.HELD, f"{shortage.reason}; {held} jobs wait before it", f"{rule}.max_queue_depth")
+    full = "" if has_place or not route.queue_depth else f", and {held} jobs wait already (max_queue_depth)"
+    if overflow is Overflow.GITHUB_HOSTED:
+        return Decision(Outcome.OVERFLOW, shortage.reason + full, f"{rule}.overflow")
+    return Decision(Outcome.REJECTED, shortage.reason + full, f"{rule}.overflow")

@@ -1,6 +1,16 @@
 """What the rules may look at in a job."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Trust(StrEnum):
+    """Where a job's code comes from."""
+
+    TRUSTED = "trusted"
+    """from a branch of the repository itself"""
+    FORK = "fork"
+    """from a fork, by a pull request"""
 
 
 @dataclass(frozen=True)
@@ -15,3 +25,7 @@ class JobFacts:
     """as written in `runs-on`"""
     workflow: str = ""
     branch: str = ""
+    event: str | None = None
+    """what started the run, such as `push`; None while it is not known: webhooks do not tell it"""
+    trust: Trust | None = None
+    """None while it is not known"""

@@ -1,18 +1,21 @@
 """The routing policy: what a platform engineer writes in YAML or edits in the Firestore console.
 
-`parse_policy` checks a whole policy and reports everything that is wrong with it at once. Where it is kept, and who may
-change it, is not known here.
+`parse_policy` checks a whole policy and reports everything that is wrong with it at once; `advice.py` says what is
+probably not meant. Where a policy is kept, and who may change it, is not known here.
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from .units import parse_cpus, parse_memory
+from .formats import to_standard_format
+from .job import Trust
+from .units import format_memory, parse_cpus, parse_duration, parse_memory
 
 
 class Strategy(StrEnum):
@@ -24,11 +27,22 @@ class Strategy(StrEnum):
 
 
 class Overflow(StrEnum):
-    """What becomes of a job for which a self-hosted route has no room."""
+    """What becomes of a job for which a self-hosted route has no room, and no place in its queue."""
 
     GITHUB_HOSTED = "github_hosted"
     HOLD = "hold"
     REJECT = "reject"
+
+
+class Mechanism(StrEnum):
+    """How a job gets to GitHub's runners: GitHub itself never moves a queued job there."""
+
+    RUNNER_GROUP = "runner_group"
+    """the scale set's runner group also holds hosted larger runners, and GitHub picks one of either kind"""
+    PREFLIGHT = "preflight"
+    """workflows ask the `route` function which labels to use, before the job exists"""
+    VARIABLE = "variable"
+    """workflows use a variable for `runs-on`, which is switched when places run short"""
 
 
 class Privileges(StrEnum):
@@ -47,18 +61,58 @@ class RunnerLevel(StrEnum):
     REPOSITORY = "repository"
 
 
+class EgressMode(StrEnum):
+    """What the proxy does with connections that a profile does not list."""
+
+    AUDIT = "audit"
+    """records them"""
+    ENFORCE = "enforce"
+    """refuses them"""
+
+
 def _as_patterns(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _no_empty_glob(globs: tuple[str, ...]) -> tuple[str, ...]:
+    if any(not glob.strip() for glob in globs):
+        raise ValueError("an empty glob matches nothing: write * for anything")
+    return globs
+
+
+def _egress_target(text: str) -> str:
+    if re.fullmatch(r"[^\s:/@]+(:(\*|\d{1,5}))?", text) is None:
+        raise ValueError(f"'{text}': write a host or host:port, such as *.example.com:443")
+    return text.lower()
+
+
+def _enough_memory(size: int) -> int:
+    if size < _LEAST_MEMORY:
+        raise ValueError(f"memory {format_memory(size)}: no runner fits into less than 16m; write a unit, such as 8g")
+    return size
+
+
+_LEAST_MEMORY = 16 << 20
 CpuMillis = Annotated[int, BeforeValidator(parse_cpus)]
-MemoryBytes = Annotated[int, BeforeValidator(parse_memory)]
-Globs = Annotated[tuple[str, ...], BeforeValidator(_as_patterns)]
+MemoryBytes = Annotated[int, BeforeValidator(parse_memory), AfterValidator(_enough_memory)]
+Seconds = Annotated[int, BeforeValidator(parse_duration)]
+Globs = Annotated[tuple[str, ...], BeforeValidator(_as_patterns), AfterValidator(_no_empty_glob)]
 """One glob or a list of globs; `*`, `?` and `[…]`, upper and lower case alike."""
+PoolName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$")]
+"""Part of every runner's name, of which GitHub takes 64 characters."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Egress(_Section):
+    """Which hosts a profile's jobs may connect to. Those that GitHub's runner itself needs are always in."""
+
+    mode: EgressMode = Field(EgressMode.AUDIT, description="audit records, enforce refuses what is not listed")
+    allow: tuple[Annotated[str, AfterValidator(_egress_target)], ...] = Field(
+        (), description="globs for hosts, with a port or for any: *.example.com:443"
+    )
 
 
 class Profile(_Section):
@@ -67,9 +121,11 @@ class Profile(_Section):
     cpu_millis: CpuMillis = Field(alias="cpus", description="CPUs, such as 4 or 0.5")
     memory_bytes: MemoryBytes = Field(alias="memory", description="memory without swap, such as 512m or 8g")
     pids: int = Field(4096, ge=16, description="most processes and threads at a time")
-    image: str | None = Field(None, description="runner image; the scale set's when absent")
+    image: str | None = Field(None, min_length=1, description="runner image; the scale set's when absent")
     env: dict[str, str] = Field({}, description="environment of the runner, not for secrets")
     privileges: Privileges = Field(Privileges.NONE, description="none or sudo")
+    timeout: Seconds = Field(21600, ge=60, description="a job that runs longer is stopped: 6h, 90m, seconds")
+    egress: Egress = Field(Egress(), description="where its jobs may connect to")
     match_patterns: Globs = Field((), description="display names of the jobs that get this profile")
 
 
@@ -77,11 +133,14 @@ class ScaleSet(_Section):
     """A set of runners that share labels, image and limits."""
 
     max_runners: int = Field(ge=1, description="most runners at a time, exact")
+    per_repository: int | None = Field(None, ge=1, description="most runners at a time for one repository")
     image: str = Field(min_length=1, description="container image of the runner")
-    runner_group: str = Field("default", description="GitHub runner group")
+    runner_group: str = Field("default", min_length=1, description="GitHub runner group")
     level: RunnerLevel = Field(RunnerLevel.ORGANIZATION, description="where runners are registered")
     labels: tuple[str, ...] = Field((), description="labels of the runners; each job's own when absent")
-    pool: str = Field("default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="the Docker hosts that run this set")
+    pool: PoolName = Field("default", description="the Docker hosts that run this set")
+    priority: int = Field(0, ge=-100, le=100, description="held jobs of a higher priority are admitted first")
+    work_folder: str = Field("_work", min_length=1, description="work folder, relative to the runner's own")
 
 
 class Route(_Section):
@@ -91,25 +150,60 @@ class Route(_Section):
     repository: Globs = Field((), description="globs for owner/name; any when absent")
     workflow: Globs = Field((), description="globs for the workflow's name; any when absent")
     branch: Globs = Field((), description="globs for the branch; any when absent")
+    event: Globs = Field((), description="globs for what started the run, such as push; any when absent")
+    trust: Trust | None = Field(None, description="trusted or fork; either when absent")
     scale_set: str | None = Field(None, description="the scale set; may be left out when there is just one")
     profile: str | None = Field(None, description="profile of jobs that no profile's match_patterns name")
-    strategy: Strategy = Field(Strategy.SELF_HOSTED_FIRST)
-    overflow: Overflow = Field(Overflow.HOLD)
-    max_queue_depth: int = Field(100, ge=0, description="most held jobs of this route's scale set")
+    strategy: Strategy = Field(Strategy.SELF_HOSTED_FIRST, description="where its jobs go")
+    overflow: Overflow = Field(Overflow.HOLD, description="when there is no room and the queue is full")
+    max_queue_depth: int | None = Field(
+        None, ge=0, le=2000, description="most jobs that wait; 500 with overflow: hold, else 0 when absent"
+    )
+    cancel: bool = Field(False, description="with overflow: reject, also cancel the workflow run")
+
+    @property
+    def queue_depth(self) -> int:
+        """Most held jobs of this route's scale set."""
+        if self.max_queue_depth is not None:
+            return self.max_queue_depth
+        return 500 if self.overflow is Overflow.HOLD else 0
+
+
+class OverflowSettings(_Section):
+    """How jobs get to GitHub's own runners when there is no room."""
+
+    mechanism: Mechanism = Field(description="runner_group, preflight or variable")
+    hosted_labels: tuple[str, ...] = Field(
+        ("ubuntu-latest",), min_length=1, description="labels of GitHub's runners, for preflight and variable"
+    )
+    variable: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="organization variable that workflows use for runs-on"
+    )
+    variable_labels: tuple[str, ...] = Field((), description="its labels while there is room")
+    low: float = Field(0.1, ge=0, le=1, description="switched to GitHub's runners when fewer places are free")
+    high: float = Field(0.3, ge=0, le=1, description="switched back when more places are free")
+    grace: Seconds = Field(600, ge=0, description="an overflowed job that is still queued is held after this time")
 
 
 class Policy(_Section):
     """A whole routing policy, checked."""
 
-    version: int = Field(1, ge=1, le=1)
-    profiles: dict[str, Profile] = Field(min_length=1)
-    default_profile: str
-    scale_sets: dict[str, ScaleSet] = Field(min_length=1)
-    routes: tuple[Route, ...] = Field(min_length=1)
+    version: int = Field(1, ge=1, le=1, description="of the policy language")
+    profiles: dict[str, Profile] = Field(min_length=1, description="sizes")
+    profile_order: tuple[str, ...] = Field((), description="in which profiles are tried; Firestore keeps no order")
+    default_profile: str = Field(description="for jobs that no pattern matches and whose route names no profile")
+    scale_sets: dict[str, ScaleSet] = Field(min_length=1, description="runners")
+    routes: tuple[Route, ...] = Field(min_length=1, description="which jobs go where")
+    overflow: OverflowSettings | None = Field(None, description="how jobs get to GitHub's runners")
 
     def scale_set_of(self, route: Route) -> str:
         """The name of the scale set that serves a route of this policy."""
         return route.scale_set or next(iter(self.scale_sets))
+
+    def profiles_in_order(self) -> tuple[str, ...]:
+        """In which profiles are tried: as `profile_order` says, then by name. A map in Firestore has no order."""
+        named = dict.fromkeys(self.profile_order)
+        return (*named, *sorted(name for name in self.profiles if name not in named))
 
 
 @dataclass(frozen=True)
@@ -135,7 +229,7 @@ def parse_policy(document: object) -> Policy:
     """A checked policy.
 
     Args:
-        document: what YAML or Firestore gave: maps, lists, strings, numbers.
+        document: what YAML or Firestore gave: maps, lists, strings, numbers; in any of the known formats.
 
     Raises:
         PolicyError: with all problems.
@@ -145,10 +239,10 @@ def parse_policy(document: object) -> Policy:
             (Problem("", f"a policy is a map with profiles, scale_sets and routes, not {_kind(document)}"),)
         )
     try:
-        policy = Policy.model_validate(dict(document))
+        policy = Policy.model_validate(dict(to_standard_format(document).document))
     except ValidationError as error:
         raise PolicyError(tuple(_problem(detail) for detail in error.errors() if not _is_echo(detail))) from None
-    if problems := tuple(_dangling_names(policy)):
+    if problems := (*_dangling_names(policy), *_contradictions(policy)):
         raise PolicyError(problems)
     return policy
 
@@ -156,6 +250,9 @@ def parse_policy(document: object) -> Policy:
 def _dangling_names(policy: Policy) -> Iterator[Problem]:
     if policy.default_profile not in policy.profiles:
         yield _unknown("default_profile", policy.default_profile, policy.profiles)
+    for index, name in enumerate(policy.profile_order):
+        if name not in policy.profiles:
+            yield _unknown(f"profile_order[{index}]", name, policy.profiles)
     for index, route in enumerate(policy.routes):
         if route.scale_set is not None and route.scale_set not in policy.scale_sets:
             yield _unknown(f"routes[{index}].scale_set", route.scale_set, policy.scale_sets)
@@ -163,11 +260,25 @@ def _dangling_names(policy: Policy) -> Iterator[Problem]:
             yield Problem(f"routes[{index}].scale_set", f"name one of {', '.join(policy.scale_sets)}")
         if route.profile is not None and route.profile not in policy.profiles:
             yield _unknown(f"routes[{index}].profile", route.profile, policy.profiles)
+
+
+def _contradictions(policy: Policy) -> Iterator[Problem]:
+    for index, route in enumerate(policy.routes):
         if route.strategy is Strategy.SELF_HOSTED_ONLY and route.overflow is Overflow.GITHUB_HOSTED:
             yield Problem(
                 f"routes[{index}].overflow",
                 "self_hosted_only never goes to GitHub's runners: write hold or reject, or strategy: self_hosted_first",
             )
+        if route.cancel and route.overflow is not Overflow.REJECT:
+            yield Problem(f"routes[{index}].cancel", "only rejected jobs are cancelled: write overflow: reject, too")
+    overflow = policy.overflow
+    if overflow is not None and overflow.mechanism is Mechanism.VARIABLE:
+        if overflow.variable is None:
+            yield Problem("overflow.variable", "name the variable that workflows use: runs-on: ${{ vars.NAME }}")
+        if not overflow.variable_labels:
+            yield Problem("overflow.variable_labels", "name the labels that it holds while there is room")
+        if overflow.low >= overflow.high:
+            yield Problem("overflow.low", f"must be less than high ({overflow.high:g}), or it would switch to and fro")
 
 
 def _unknown(where: str, name: str, known: Mapping[str, object]) -> Problem:
@@ -176,7 +287,12 @@ def _unknown(where: str, name: str, known: Mapping[str, object]) -> Problem:
     return Problem(where, f"there is no '{name}': {hint}")
 
 
-_SECTIONS: Mapping[str, type[BaseModel]] = {"profiles": Profile, "scale_sets": ScaleSet, "routes": Route}
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "profiles": Profile,
+    "scale_sets": ScaleSet,
+    "routes": Route,
+    "overflow": OverflowSettings,
+}
 
 
 def _is_echo(detail: Any) -> bool:
@@ -209,7 +325,9 @@ def _problem(detail: Any) -> Problem:
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:
-    section = _SECTIONS.get(str(location[0]), Policy) if len(location) > 2 else Policy
+    section = _SECTIONS.get(str(location[0]), Policy) if len(location) > 1 else Policy
+    if "egress" in location[:-1]:
+        section = Egress
     known = [field.alias or name for name, field in section.model_fields.items()]
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f": did you mean {close[0]}?" if close else f": known here are {', '.join(known)}"

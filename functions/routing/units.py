@@ -66,3 +66,23 @@ def format_memory(memory_bytes: int) -> str:
         if memory_bytes % _BYTES_PER_UNIT[unit] == 0:
             return f"{memory_bytes // _BYTES_PER_UNIT[unit]}{unit}"
     return str(memory_bytes)
+
+
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd]?)")
+_SECONDS_PER_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: object) -> int:
+    """Seconds of `"6h"`, `"90m"`, `"30s"`, `"1d"` or `300`.
+
+    Raises:
+        ValueError: it is none of these; the message offers a correction.
+    """
+    written = str(text).strip().lower()
+    match = _DURATION.fullmatch(written)
+    if match is None:
+        raise ValueError(f"duration '{written}': write a number of seconds, or 30s, 90m, 6h, 1d")
+    seconds = Decimal(match["number"]) * _SECONDS_PER_UNIT[match["unit"]]
+    if seconds > _LARGEST:
+        raise ValueError(f"duration '{written}': longer than anything lasts")
+    return int(seconds)

@@ -1,68 +1,61 @@
 """One workflow_job event, from typed event to reply. The steps are in the order of the README's list."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from ..admission.plan import Admit, Decided, Known, Release, Request, Resize, Result
-from ..documents.errors import StoreUnavailable
-from ..documents.host import Host
+from ..admission.group import Settled
+from ..admission.plan import Admit, Decided, Forget, Known, MakeIdle, Release, Request, Resize
 from ..documents.installation import Installation, LastError, LastGood, has_policy
 from ..documents.lifecycle import JobState
-from ..documents.pending_runner import PendingRunner, RunnerProfile
-from ..documents.sealing import seal
+from ..documents.pending_runner import PendingRunner
+from ..documents.runner_name import RunnerName, read_runner_name
 from ..documents.workflow_job import (
     KEPT_FOR,
     DecisionRecord,
     Phases,
-    Provisioning,
     Reservation,
+    RunnerPlan,
+    RunnerProfile,
     RunnerRef,
     WorkflowJob,
     job_key,
 )
 from ..github.errors import GitHubError
-from ..github.protocol import JitRunner, Scope
-from ..routing.capacity import Size
-from ..routing.classify import Match, classify
+from ..github.protocol import RunFacts, Scope
+from ..routing.classify import CompiledPolicy, Match
 from ..routing.evaluate import Outcome
-from ..routing.policy import RunnerLevel, Strategy
+from ..routing.job import JobFacts, Trust
+from ..routing.policy import Overflow, RunnerLevel, Strategy
 from .event import Action, Ignored, JobEvent, Ping
 from .in_force import PolicyInForce
+from .provision import Provisioner, ProvisionStore, RunnerRegistry, scope_of
 
-RUNNER_NAME_PREFIX = "ry-"
 
-
-class JobStore(Protocol):
+class JobStore(ProvisionStore, Protocol):
     """What handling an event needs of the store, besides admission."""
 
     async def read_installation(self, owner: str) -> Installation | None: ...
     async def note_good_policy(self, owner: str, good: LastGood) -> None: ...
     async def note_policy_error(self, owner: str, error: LastError) -> None: ...
-    async def list_hosts(self, pool: str) -> tuple[Host, ...]: ...
     async def create_job(self, job: WorkflowJob) -> bool: ...
     async def read_job(self, key: str) -> WorkflowJob | None: ...
-    async def merge_job(self, job: WorkflowJob) -> None: ...
-    async def publish_runner(self, runner: PendingRunner, job: WorkflowJob) -> None: ...
-    async def read_runner(self, runner_name: str) -> PendingRunner | None: ...
     async def cancel_runner(self, runner_name: str, reason: str, now: datetime) -> PendingRunner | None: ...
 
 
 class Admissions(Protocol):
     """The ledgers of all pools."""
 
-    async def submit(self, pool: str, request: Request) -> Result: ...
+    async def submit(self, pool: str, request: Request) -> Settled: ...
 
 
-class RunnerRegistry(Protocol):
+class GitHub(RunnerRegistry, Protocol):
     """What is wanted of GitHub."""
 
-    async def create_jit_runner(
-        self, scope: Scope, name: str, group: str, labels: tuple[str, ...], installation_id: int | None
-    ) -> JitRunner: ...
-
     async def delete_runner(self, scope: Scope, runner_id: int, installation_id: int | None) -> None: ...
+    async def read_run(self, repository: str, run_id: int, installation_id: int | None) -> RunFacts: ...
+    async def cancel_run(self, repository: str, run_id: int, installation_id: int | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ class Reply:
     job: str | None = None
     runner: str | None = None
     rule: str | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -82,28 +75,26 @@ class Reply:
             "reason": self.reason,
             "job": self.job,
             "runner": self.runner,
+            "rule": self.rule or None,
+            "warnings": list(self.warnings) or None,
         }
-        fields |= {"rule": self.rule or None, "warnings": list(self.warnings) or None}
         return {name: value for name, value in fields.items() if value is not None}
+
+    def warning(self, *more: str) -> "Reply":
+        """The same reply with more warnings."""
+        return replace(self, warnings=(*self.warnings, *more))
 
 
 class WebhookHandler:
     """Applies events to the documents, the ledgers and GitHub."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        admissions: Admissions,
-        github: RunnerRegistry,
-        now: Callable[[], datetime],
-        new_runner_name: Callable[[], str],
-    ):
+    def __init__(self, store: JobStore, admissions: Admissions, github: GitHub, now: Callable[[], datetime]):
         self._store = store
         self._admissions = admissions
         self._github = github
         self._now = now
-        self._new_runner_name = new_runner_name
         self._policies = PolicyInForce()
+        self._provisioner = Provisioner(store, admissions, github, now)
 
     async def handle(self, event: JobEvent | Ping | Ignored) -> Reply:
         """Makes an event durable and acts on it.
@@ -123,35 +114,54 @@ class WebhookHandler:
             case JobEvent():
                 return await self._completed(event)
 
+    # queued
+
     async def _queued(self, event: JobEvent) -> Reply:
         now = self._now()
         job = _facts_of(event, JobState.QUEUED, Phases(queued_at=event.created_at, received_at=now), now)
         installation = await self._store.read_installation(event.owner)
         if installation is None or not has_policy(installation):
-            return await self._ignore(job, f"no policy for {event.owner}: publish one with policies/publish.py")
+            return await self._ignore(job, f"no policy for {event.owner}: publish one with runyard policy push")
         in_force = self._policies.resolve(event.owner, installation, now)
         await self._note_edit(event.owner, in_force.note_good, in_force.note_error)
         warnings = tuple(f"policy not in force: {problem}" for problem in in_force.problems)
         if in_force.policy is None:
-            reply = await self._ignore(job, f"the policy of {event.owner} is not valid, and there is no earlier one")
-            return replace(reply, warnings=warnings)
-        if not event.facts.labels:
-            # A job for a runner group alone: GitHub does not name the group until a runner has the job.
-            return await self._ignore(job, "the job names no labels")
-        rules = classify(in_force.policy, event.facts)
-        if rules is None:
-            return await self._ignore(job, f"no route matches labels {', '.join(event.facts.labels)}")
-        if rules.route.strategy is Strategy.GITHUB_HOSTED:
-            reason = "the route's strategy is github_hosted"
-            return await self._record(job, Outcome.GITHUB_HOSTED, reason, f"{rules.rule}.strategy")
-        reply = await self._admit(event, job, rules, in_force.revision)
-        return replace(reply, warnings=warnings)
+            reason = f"the policy of {event.owner} is not valid, and there is no earlier one"
+            return (await self._ignore(job, reason)).warning(*warnings)
+        reply = await self._route(event, job, in_force.policy, in_force.revision)
+        return reply.warning(*warnings)
 
     async def _note_edit(self, owner: str, good: LastGood | None, error: LastError | None) -> None:
         if good is not None:
             await self._store.note_good_policy(owner, good)
         if error is not None:
             await self._store.note_policy_error(owner, error)
+
+    async def _route(self, event: JobEvent, job: WorkflowJob, policy: CompiledPolicy, revision: int) -> Reply:
+        if not event.facts.labels:
+            # A job for a runner group alone: GitHub does not name the group until a runner has the job.
+            return await self._ignore(job, "the job names no labels")
+        facts = await self._learn_run(event) if policy.needs_run else event.facts
+        rules = policy.classify(facts)
+        if rules is None:
+            return await self._ignore(job, f"no route matches labels {', '.join(facts.labels)}")
+        if rules.route.strategy is Strategy.GITHUB_HOSTED:
+            reason = "the route's strategy is github_hosted"
+            return await self._record(job, Outcome.GITHUB_HOSTED, reason, f"{rules.rule}.strategy")
+        job = job.model_copy(update={"plan": plan_runner(event, rules)})
+        overflow = policy.policy.overflow
+        grace = timedelta(seconds=overflow.grace) if overflow is not None else None
+        request = Admit(job, rules, revision, grace)
+        return await self._admit(event, request)
+
+    async def _learn_run(self, event: JobEvent) -> JobFacts:
+        """What a webhook does not tell. A run that GitHub does not show is trusted no more than a fork's."""
+        try:
+            run = await self._github.read_run(event.facts.repository, event.run_id, event.installation_id)
+        except GitHubError:
+            return replace(event.facts, trust=Trust.FORK)
+        is_own = run.head_repository is not None and run.head_repository.lower() == event.facts.repository.lower()
+        return replace(event.facts, event=run.event, trust=Trust.TRUSTED if is_own else Trust.FORK)
 
     async def _ignore(self, job: WorkflowJob, reason: str) -> Reply:
         return await self._record(job, Outcome.IGNORED, reason, "")
@@ -162,152 +172,149 @@ class WebhookHandler:
             return _known(job.key)
         return Reply(outcome, reason, job.key, rule=rule)
 
-    async def _admit(self, event: JobEvent, job: WorkflowJob, rules: Match, revision: int) -> Reply:
-        hosts = [host for host in await self._store.list_hosts(rules.scale_set.pool) if host.is_available(self._now())]
-        request = Admit(job, rules, tuple(host.size for host in hosts), revision, self._new_runner_name())
-        result = await self._admissions.submit(rules.scale_set.pool, request)
-        if isinstance(result, Known):
-            return _known(job.key)
-        assert isinstance(result, Decided)  # noqa: S101 - the type of an Admit's result
-        decision = result.job.decision
-        assert decision is not None  # noqa: S101
-        reservation = result.job.reservation
-        if reservation is None:
-            return Reply(decision.outcome, decision.reason, job.key, rule=decision.rule)
-        failure = await self._provision(event, result.job, reservation, rules, hosts)
-        if failure is not None:
+    async def _admit(self, event: JobEvent, request: Admit) -> Reply:
+        key = request.job.key
+        settled = await self._admissions.submit(request.match.scale_set.pool, request)
+        warnings = await self._provisioner.provide_promoted(settled.promotions)
+        match settled.result:
+            case Decided(job):
+                reply = await self._act_on(event, request.match, job)
+            case Known() | _:
+                reply = _known(key)
+        return reply.warning(*warnings)
+
+    async def _act_on(self, event: JobEvent, rules: Match, job: WorkflowJob) -> Reply:
+        decision = job.decision or DecisionRecord(outcome="", reason="")
+        runner = job.reservation.runner_name if job.reservation is not None else None
+        reply = Reply(decision.outcome, decision.reason, job.key, runner, decision.rule)
+        if decision.outcome == Outcome.REJECTED and rules.route.overflow is Overflow.REJECT and rules.route.cancel:
+            return reply.warning(*await self._cancel_run(event))
+        if (failure := await self._provisioner.provide(job)) is not None:
             return Reply("failed", failure, job.key, rule=decision.rule)
-        return Reply(decision.outcome, decision.reason, job.key, reservation.runner_name, decision.rule)
+        return reply
 
-    async def _provision(
-        self, event: JobEvent, job: WorkflowJob, reservation: Reservation, rules: Match, hosts: list[Host]
-    ) -> str | None:
-        """Gets the reserved place its runner; the reason in words when that fails, and then the place is given back."""
-        scope = _scope_of(event, rules.scale_set.level)
-        labels = rules.scale_set.labels or event.facts.labels
-        name = reservation.runner_name
+    async def _cancel_run(self, event: JobEvent) -> tuple[str, ...]:
         try:
-            runner = await self._github.create_jit_runner(
-                scope, name, rules.scale_set.runner_group, labels, event.installation_id
-            )
+            await self._github.cancel_run(event.facts.repository, event.run_id, event.installation_id)
         except GitHubError as error:
-            await self._give_back(job, reservation, str(error), error.retry_at)
-            return str(error)
-        now = self._now()
-        pending = PendingRunner(
-            runner_name=name,
-            org=event.owner,
-            repository=event.facts.repository,
-            job_key=job.key,
-            job_name=event.facts.name,
-            runner_id=runner.runner_id,
-            scope=scope.path,
-            labels=labels,
-            scale_set=rules.scale_set_name,
-            pool=rules.scale_set.pool,
-            image=rules.image,
-            profile=RunnerProfile(
-                name=rules.profile_name,
-                cpu_millis=rules.profile.cpu_millis,
-                memory_bytes=rules.profile.memory_bytes,
-                pids=rules.profile.pids,
-                privileges=rules.profile.privileges,
-                env=rules.profile.env,
-            ),
-            sealed_config=seal(runner.config, {host.host_id: host.public_key for host in hosts}),
-            created_at=now,
-        )
-        progress = _progress_of(job, JobState.PROVISIONED, phases=Phases(provisioned_at=now))
-        try:
-            await self._store.publish_runner(pending, progress)
-        except StoreUnavailable as error:
-            # The reservation is durable, so the delivery has succeeded: reconciling finishes or undoes it.
-            return f"reserved and registered, but not handed to a host: {error}"
-        return None
+            return (f"the run was not cancelled: {error}",)
+        return ("the run was cancelled (cancel: true)",)
 
-    async def _give_back(
-        self, job: WorkflowJob, reservation: Reservation, failure: str, retry_at: datetime | None
-    ) -> None:
-        await self._admissions.submit(reservation.pool, Release(reservation.runner_name))
-        provisioning = Provisioning(failure=failure, retry_at=retry_at)
-        await self._store.merge_job(_progress_of(job, JobState.RESERVED, provisioning=provisioning))
+    # in_progress
 
     async def _in_progress(self, event: JobEvent) -> Reply:
-        known = await self._store.read_job(job_key(event.owner, event.run_id, event.job_id))
-        await self._follow_runner(event, known)
+        name = read_runner_name(event.runner_name or "")
+        warnings: tuple[str, ...] = ()
+        if name is None or name.job_id != event.job_id:
+            warnings = await self._follow_runner(event, name)
         job = _facts_of(event, JobState.IN_PROGRESS, Phases(started_at=event.started_at), self._now())
         await self._store.merge_job(_with_runner(job, event))
-        return Reply("recorded", "in progress", job.key, event.runner_name)
+        return Reply("recorded", "in progress", job.key, event.runner_name, warnings=warnings)
 
-    async def _follow_runner(self, event: JobEvent, known: WorkflowJob | None) -> None:
-        """A runner that got another job than the one that it was made for holds that job's size from now on."""
-        decision = known.decision if known is not None else None
-        if event.runner_name is None or known is None or decision is None:
-            return
-        if known.reservation is not None and known.reservation.runner_name == event.runner_name:
-            return
-        if decision.profile is None or decision.cpu_millis is None or decision.memory_bytes is None:
-            return
-        runner = await self._read_own_runner(event.runner_name)
-        if runner is not None:
-            size = Size(decision.cpu_millis, decision.memory_bytes)
-            await self._admissions.submit(runner.pool, Resize(event.runner_name, decision.profile, size))
+    async def _follow_runner(self, event: JobEvent, name: RunnerName | None) -> tuple[str, ...]:
+        """The job is on another runner than the one that was made for it, or on somebody else's."""
+        known = await self._store.read_job(_key_of(event))
+        if known is None or known.plan is None:
+            return ()
+        if name is None or event.runner_name is None:
+            return await self._leave_to_others(known)
+        profile = known.plan.profile
+        settled = await self._admissions.submit(
+            name.pool, Resize(event.runner_name, profile.name, profile.size, known.key)
+        )
+        warnings = await self._provisioner.provide_promoted(settled.promotions)
+        if known.reservation is None and known.decision is not None and known.decision.pool is not None:
+            # It waited, and an idle runner took it.
+            settled = await self._admissions.submit(known.decision.pool, Forget(known.key))
+            warnings += await self._provisioner.provide_promoted(settled.promotions)
+        return warnings
+
+    async def _leave_to_others(self, job: WorkflowJob) -> tuple[str, ...]:
+        """Somebody else's runner has the job: it waits no more, and a runner that was made for it is free."""
+        if job.reservation is not None:
+            settled = await self._admissions.submit(job.reservation.pool, MakeIdle(job.reservation.runner_name))
+        elif job.decision is not None and job.decision.pool is not None:
+            settled = await self._admissions.submit(job.decision.pool, Forget(job.key))
+        else:
+            return ()
+        return await self._provisioner.provide_promoted(settled.promotions)
+
+    # completed
 
     async def _completed(self, event: JobEvent) -> Reply:
-        known = await self._store.read_job(job_key(event.owner, event.run_id, event.job_id))
-        phases = Phases(started_at=event.started_at, completed_at=event.completed_at)
-        if event.started_at is None:
-            phases = Phases(completed_at=event.completed_at)
-        job = _facts_of(event, JobState.COMPLETED, phases, self._now())
+        phases = Phases(completed_at=event.completed_at)
         update: dict[str, Any] = {"conclusion": event.conclusion, "expire_at": self._now() + KEPT_FOR}
+        if event.started_at is not None:
+            phases = Phases(started_at=event.started_at, completed_at=event.completed_at)
         if event.started_at is not None and event.completed_at is not None:
             update["duration_seconds"] = (event.completed_at - event.started_at).total_seconds()
         # The release comes first: if it fails, GitHub delivers the event again and nothing has been concluded.
-        warnings = await self._free_place(event, known)
-        await self._store.merge_job(_with_runner(job.model_copy(update=update), event))
-        reason = f"completed with {event.conclusion}"
-        return Reply("recorded", reason, job.key, event.runner_name, warnings=warnings)
+        warnings = await self._free_place(event)
+        job = _facts_of(event, JobState.COMPLETED, phases, self._now()).model_copy(update=update)
+        await self._store.merge_job(_with_runner(job, event))
+        return Reply("recorded", f"completed with {event.conclusion}", job.key, event.runner_name, warnings=warnings)
 
-    async def _free_place(self, event: JobEvent, known: WorkflowJob | None) -> tuple[str, ...]:
-        reservation = known.reservation if known is not None else None
-        if event.runner_name is None:
-            return () if reservation is None else await self._cancel_unclaimed(event, reservation)
-        if reservation is not None and reservation.runner_name == event.runner_name:
-            await self._admissions.submit(reservation.pool, Release(event.runner_name))
+    async def _free_place(self, event: JobEvent) -> tuple[str, ...]:
+        """A lease belongs to the runner: whoever had the job gives it back."""
+        name = read_runner_name(event.runner_name or "")
+        if name is not None and event.runner_name is not None:
+            settled = await self._admissions.submit(name.pool, Release(event.runner_name))
+            return await self._provisioner.provide_promoted(settled.promotions)
+        known = await self._store.read_job(_key_of(event))
+        if known is None:
             return ()
-        runner = await self._read_own_runner(event.runner_name)
-        if runner is not None:
-            await self._admissions.submit(runner.pool, Release(event.runner_name))
-        return ()
+        if event.runner_name is None and known.reservation is not None:
+            return await self._cancel_unclaimed(event, known.reservation)
+        return await self._leave_to_others(known)
 
     async def _cancel_unclaimed(self, event: JobEvent, reservation: Reservation) -> tuple[str, ...]:
         """The job ended before a runner took it. A runner that is up already stays: GitHub gives it another job."""
         reason = f"the job ended ({event.conclusion}) before a host claimed its runner"
         runner = await self._store.cancel_runner(reservation.runner_name, reason, self._now())
-        if runner is None:
-            return ()
-        await self._admissions.submit(reservation.pool, Release(reservation.runner_name))
-        try:
-            await self._github.delete_runner(Scope(runner.scope), runner.runner_id, event.installation_id)
-        except GitHubError as error:
-            return (f"runner {runner.runner_name} stays registered at GitHub: {error}",)
-        return ()
+        request: Request = MakeIdle(reservation.runner_name) if runner is None else Release(reservation.runner_name)
+        settled = await self._admissions.submit(reservation.pool, request)
+        warnings = await self._provisioner.provide_promoted(settled.promotions)
+        if runner is not None:
+            try:
+                await self._github.delete_runner(Scope(runner.scope), runner.runner_id, event.installation_id)
+            except GitHubError as error:
+                warnings += (f"runner {runner.runner_name} stays registered at GitHub: {error}",)
+        return warnings
 
-    async def _read_own_runner(self, runner_name: str) -> PendingRunner | None:
-        if not runner_name.startswith(RUNNER_NAME_PREFIX):
-            return None
-        return await self._store.read_runner(runner_name)
+
+def plan_runner(event: JobEvent, rules: Match) -> RunnerPlan:
+    """The runner that these rules give a job."""
+    profile, scale_set = rules.profile, rules.scale_set
+    # Users have no organization-level runners.
+    at_organization = scale_set.level is RunnerLevel.ORGANIZATION and event.is_organization
+    return RunnerPlan(
+        profile=RunnerProfile(
+            name=rules.profile_name,
+            cpu_millis=profile.cpu_millis,
+            memory_bytes=profile.memory_bytes,
+            pids=profile.pids,
+            privileges=profile.privileges,
+            env=profile.env,
+            timeout_s=profile.timeout,
+            egress_mode=profile.egress.mode,
+            egress_allow=profile.egress.allow,
+        ),
+        image=rules.image,
+        labels=scale_set.labels or event.facts.labels,
+        scale_set=rules.scale_set_name,
+        runner_group=scale_set.runner_group,
+        scope=scope_of(event.owner, event.facts.repository, at_organization=at_organization).path,
+        work_folder=scale_set.work_folder,
+        installation_id=event.installation_id,
+    )
 
 
 def _known(key: str) -> Reply:
     return Reply("duplicate", "the job is known: a redelivery, or a later event came first", key)
 
 
-def _scope_of(event: JobEvent, level: RunnerLevel) -> Scope:
-    """Users have no organization-level runners."""
-    if level is RunnerLevel.ORGANIZATION and event.is_organization:
-        return Scope.organization(event.owner)
-    return Scope.repository(event.facts.repository)
+def _key_of(event: JobEvent) -> str:
+    return job_key(event.owner, event.run_id, event.job_id)
 
 
 def _facts_of(event: JobEvent, state: JobState, phases: Phases, now: datetime) -> WorkflowJob:
@@ -334,18 +341,3 @@ def _with_runner(job: WorkflowJob, event: JobEvent) -> WorkflowJob:
     if event.runner_name is None or event.runner_id is None:
         return job
     return job.model_copy(update={"runner": RunnerRef(name=event.runner_name, id=event.runner_id)})
-
-
-def _progress_of(job: WorkflowJob, state: JobState, **fields: Any) -> WorkflowJob:
-    """Only what identifies the job and these fields: the rest of the document is not touched."""
-    return WorkflowJob(
-        org=job.org,
-        repository=job.repository,
-        run_id=job.run_id,
-        run_attempt=job.run_attempt,
-        job_id=job.job_id,
-        name=job.name,
-        labels=job.labels,
-        rank=state,
-        **fields,
-    )

@@ -7,14 +7,17 @@ from datetime import datetime
 from typing import Any
 
 from ..documents.installation import Installation, LastError, LastGood
-from ..routing.policy import Policy, PolicyError, parse_policy
+from ..routing.classify import CompiledPolicy
+from ..routing.policy import PolicyError, parse_policy
+
+_PROBLEMS_SHOWN = 50
 
 
 @dataclass(frozen=True)
 class InForce:
     """The policy that decides, and what the document should say about the last edit."""
 
-    policy: Policy | None
+    policy: CompiledPolicy | None
     """None when there is neither a valid policy nor an earlier one"""
     revision: int
     problems: tuple[str, ...] = ()
@@ -29,29 +32,30 @@ class PolicyInForce:
     """Remembers what it parsed, so that a policy is checked once for each edit and process."""
 
     def __init__(self) -> None:
-        self._parsed: dict[str, tuple[Any, Policy | PolicyError]] = {}
+        self._parsed: dict[str, tuple[Any, CompiledPolicy | PolicyError]] = {}
 
     def resolve(self, owner: str, installation: Installation, now: datetime) -> InForce:
         written = self._parse(owner, installation.policy)
         good = installation.last_good
-        if isinstance(written, Policy):
+        if isinstance(written, CompiledPolicy):
             is_noted = good is not None and good.policy == installation.policy and installation.last_error is None
             note = None if is_noted else LastGood(policy=dict(installation.policy), revision=installation.revision)
             return InForce(written, installation.revision, note_good=note)
-        problems = tuple(map(str, written.problems))
+        # A document holds 1 MiB, and whoever mends these sees the rest then.
+        problems = tuple(str(problem)[:500] for problem in written.problems[:_PROBLEMS_SHOWN])
         error = LastError(problems=problems, at=now, policy_hash=_hash(installation.policy))
         noted = installation.last_error
         note_error = None if noted is not None and noted.policy_hash == error.policy_hash else error
         fallback = None if good is None else self._parse(f"{owner} last good", good.policy)
-        policy = fallback if isinstance(fallback, Policy) else None
+        policy = fallback if isinstance(fallback, CompiledPolicy) else None
         return InForce(policy, good.revision if good else 0, problems, note_error=note_error)
 
-    def _parse(self, key: str, document: Any) -> Policy | PolicyError:
+    def _parse(self, key: str, document: Any) -> CompiledPolicy | PolicyError:
         known = self._parsed.get(key)
         if known is not None and known[0] == document:
             return known[1]
         try:
-            parsed: Policy | PolicyError = parse_policy(document)
+            parsed: CompiledPolicy | PolicyError = CompiledPolicy(parse_policy(document))
         except PolicyError as error:
             parsed = error
         self._parsed[key] = (document, parsed)

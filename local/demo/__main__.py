@@ -16,7 +16,7 @@ import docker
 from google.cloud import firestore
 from rich.console import Console
 
-from functions.documents import ledger, workflow_job
+from functions.documents import ledger, pending_runner, workflow_job
 from functions.routing.policy import Policy, parse_policy
 from policies.publish import load, publish
 
@@ -63,10 +63,15 @@ class Demo:
         lines = read_lines(self._stack.proxy_log.read_text() if self._stack.proxy_log.exists() else "")
         counts = count_connections(lines)
         jobs = as_jobs(documents)
+        on_the_way = {
+            (fields := snapshot.to_dict() or {}).get("jobKey"): str(fields.get("status"))
+            for snapshot in self._client.collection(pending_runner.COLLECTION).stream()
+        }
         rows = []
         for name in MATRIX:
             job = jobs.get(name)
-            rows.append(make_row(name, job, logs.get(name, ""), counts.get(job.key, 0) if job else 0))
+            key = job.key if job is not None else ""
+            rows.append(make_row(name, job, logs.get(name, ""), counts.get(key, 0), on_the_way.get(key, "")))
         return rows, lines
 
     def leftovers(self) -> Leftovers:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from functions.documents.lifecycle import JobState
 from functions.documents.workflow_job import WorkflowJob
 from functions.routing.policy import Policy
 from functions.routing.units import format_cpus, format_memory
@@ -48,8 +49,11 @@ class Row:
         return f"{self.runner} (made for {self.made_for})" if self.made_for else self.runner
 
 
-def make_row(name: str, job: WorkflowJob | None, log: str, connections: int) -> Row:
-    """The row of a job of which the document, if it is there yet, its log and its connections are known."""
+def make_row(name: str, job: WorkflowJob | None, log: str, connections: int, runner_status: str = "") -> Row:
+    """The row of a job of which the document, if it is there yet, its log and its connections are known.
+
+    Between reservation and first step, the state is that of the runner which was made for the job.
+    """
     if job is None:
         return Row(name)
     limits = _LIMITS.search(log)
@@ -61,7 +65,7 @@ def make_row(name: str, job: WorkflowJob | None, log: str, connections: int) -> 
         decision=job.decision.outcome if job.decision else "",
         runner=job.runner.name if job.runner else "",
         made_for=sizing.made_for_profile if sizing is not None and is_swapped else "",
-        state=job.state.name.lower(),
+        state=runner_status if job.state is JobState.RESERVED and runner_status else job.state.name.lower(),
         conclusion=job.conclusion or "",
         cpu_millis=int(limits["quota"]) * 1000 // int(limits["period"]) if limits else None,
         memory_bytes=int(limits["memory"]) if limits else None,

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from .rows import Check, Row, format_seconds
 
-_STATE_STYLES = {"completed": "green", "in_progress": "bold cyan", "registered": "cyan", "launched": "cyan"}
+_STATE_STYLES = {"completed": "green", "in_progress": "bold cyan", "registered": "cyan", "scheduled": "cyan"}
 _PROFILE_STYLES = {"high-cpu": "magenta"}
 _WIDE = 175
 """columns that the whole table needs"""

@@ -16,7 +16,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
 from functions.github import protocol
-from functions.github.protocol import Request, Scope
+from functions.github.protocol import Request, RunnerOrder, Scope
 from simulator import payloads
 from simulator.world import ApiError, Job, JobSpec, Runner, World
 
@@ -60,11 +60,19 @@ def resolve(node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
+def jit_request(scope: Scope, *labels: str) -> Request:
+    return protocol.generate_jit_config(RunnerOrder(scope, "ry-1", "Default", labels), 1)
+
+
 REQUESTS = {
-    "JIT config, organization": protocol.generate_jit_config(ORG, "ry-1", 1, ("ci",)),
-    "JIT config, repository": protocol.generate_jit_config(REPOSITORY, "ry-1", 1, ("self-hosted", "ci")),
+    "JIT config, organization": protocol.generate_jit_config(RunnerOrder(ORG, "ry-1", "Default", ("ci",)), 1),
+    "JIT config, repository": protocol.generate_jit_config(
+        RunnerOrder(REPOSITORY, "ry-1", "Default", ("self-hosted", "ci")), 1
+    ),
     "find runner, organization": protocol.find_runner(ORG, "ry-1"),
     "find runner, repository": protocol.find_runner(REPOSITORY, "ry-1"),
+    "workflow run": protocol.get_run("acme/app", 1),
+    "cancel of a run": protocol.cancel_run("acme/app", 1),
     "delete runner, organization": protocol.delete_runner(ORG, 7),
     "delete runner, repository": protocol.delete_runner(REPOSITORY, 7),
     "runner groups": protocol.list_runner_groups(ORG),
@@ -108,7 +116,7 @@ def test_the_simulated_answers_are_githubs(scope: Scope) -> None:
     runner = a_runner(scope)
     config = payloads.encode_jit_config(runner, "https://github.simulated.test")
     jit = {"runner": payloads.runner_json(runner), "encoded_jit_config": config}
-    validate(answer_schema(protocol.generate_jit_config(scope, "ry-1", 1, ("ci",)), 201), jit)
+    validate(answer_schema(jit_request(scope, "ci"), 201), jit)
     listed = {"total_count": 1, "runners": [payloads.runner_json(runner)]}
     validate(answer_schema(protocol.find_runner(scope, "ry-1"), 200), listed)
     token = payloads.installation_token_json("ghs_x", NOW + timedelta(hours=1))

@@ -9,15 +9,15 @@ from google.cloud import firestore
 from pydantic import SecretStr
 
 from functions.admission.group import Admission
-from functions.admission.plan import Decided, Release
+from functions.admission.plan import Decided, Promotion, Release
 from functions.documents.errors import Moved, StoreUnavailable
 from functions.documents.firestore import FirestoreStore
+from functions.documents.host import Host
 from functions.documents.installation import LastError, LastGood
 from functions.documents.ledger import Lease, Ledger
 from functions.documents.lifecycle import JobState, RunnerState
 from functions.documents.sealing import seal, unseal
-from functions.documents.workflow_job import Phases, RunnerRef, WorkflowJob
-from functions.routing.capacity import Size
+from functions.documents.workflow_job import DecisionRecord, Phases, Reservation, RunnerRef, WorkflowJob
 from tests.fakes.examples import GIB, HOST_KEY, NOW, admit, host, job, pending_runner, policy, policy_document
 from tests.fakes.memory_store import MemoryStore
 
@@ -29,6 +29,10 @@ class Subject:
         self.store = store
         self._client = client
 
+    async def ledger(self) -> Ledger:
+        found: Ledger = (await self.store.read_ledger("default", []))[0]
+        return found
+
     async def put(self, collection: str, key: str, fields: dict[str, Any]) -> None:
         if self._client is not None:
             await self._client.collection(collection).document(key).set(fields)
@@ -36,6 +40,8 @@ class Subject:
             self.store.installations[key] = fields
         elif collection == "pendingRunners":
             self.store.runners[key] = fields
+        elif collection == "hosts":
+            self.store.hosts[key] = Host.from_firestore(fields)
         else:
             raise AssertionError(collection)
 
@@ -92,7 +98,7 @@ async def test_a_good_policy_clears_the_last_error(subject: Subject) -> None:
 async def test_the_first_commit_creates_the_ledger(subject: Subject) -> None:
     ledger, version, known = await subject.store.read_ledger("default", ["acme_1_1"])
     assert (ledger, version, known) == (Ledger(), None, {})
-    written = await subject.store.commit_ledger("default", None, Ledger().with_lease("ry-1", a_lease(1)), [job(1)])
+    written = await subject.store.commit_ledger("default", None, Ledger(leases={"ry-1": a_lease(1)}), [job(1)])
     ledger, version, known = await subject.store.read_ledger("default", ["acme_1_1", "acme_1_2"])
     assert version == written
     assert ledger.leases == {"ry-1": a_lease(1)}
@@ -119,15 +125,15 @@ async def test_a_commit_with_a_job_that_exists_writes_nothing(subject: Subject) 
 
 
 async def test_a_released_lease_is_gone_from_the_document(subject: Subject) -> None:
-    two = Ledger().with_lease("ry-1", a_lease(1)).with_lease("ry-2", a_lease(2))
+    two = Ledger(leases={"ry-1": a_lease(1), "ry-2": a_lease(2)})
     version = await subject.store.commit_ledger("default", None, two, [])
-    await subject.store.commit_ledger("default", version, two.without_lease("ry-1"), [])
+    await subject.store.commit_ledger("default", version, Ledger(leases={"ry-2": a_lease(2)}), [])
     ledger, _, _ = await subject.store.read_ledger("default", [])
     assert set(ledger.leases) == {"ry-2"}
 
 
 async def test_pools_do_not_see_each_other(subject: Subject) -> None:
-    await subject.store.commit_ledger("one", None, Ledger().with_lease("ry-1", a_lease(1)), [])
+    await subject.store.commit_ledger("one", None, Ledger(leases={"ry-1": a_lease(1)}), [])
     assert (await subject.store.read_ledger("two", []))[0] == Ledger()
 
 
@@ -143,7 +149,7 @@ def events() -> list[WorkflowJob]:
     return [
         job(1, rank=JobState.IN_PROGRESS, phases=Phases(started_at=NOW), runner=RunnerRef(name="ry-1", id=5)),
         job(1, rank=JobState.COMPLETED, phases=Phases(completed_at=NOW), conclusion="success"),
-        job(1, rank=JobState.PROVISIONED, phases=Phases(provisioned_at=NOW)),
+        job(1, rank=JobState.REGISTERED, phases=Phases(provisioned_at=NOW)),
     ]
 
 
@@ -164,15 +170,12 @@ async def test_a_late_event_does_not_lower_the_state_of_a_created_job(subject: S
     assert (await subject.store.read_job("acme_1_1")).state is JobState.COMPLETED
 
 
-async def test_a_runner_is_published_once_and_its_job_says_so(subject: Subject) -> None:
-    await subject.store.create_job(job(1))
+async def test_a_runner_is_published_once(subject: Subject) -> None:
     sealed = seal(SecretStr("jit"), {"host-1": host().public_key})
     runner = pending_runner("ry-1", sealed_config=sealed)
-    await subject.store.publish_runner(runner, events()[2])
-    with pytest.raises(Moved):
-        await subject.store.publish_runner(runner, events()[2])
+    await subject.store.publish_runner(runner)
+    await subject.store.publish_runner(runner.model_copy(update={"job_name": "again"}))
     assert await subject.store.read_runner("ry-1") == runner
-    assert (await subject.store.read_job("acme_1_1")).state is JobState.PROVISIONED
 
 
 async def test_only_a_runner_that_nobody_has_claimed_can_be_cancelled(subject: Subject) -> None:
@@ -188,21 +191,42 @@ async def test_only_a_runner_that_nobody_has_claimed_can_be_cancelled(subject: S
     assert cancelled.sealed_config is None
 
 
-async def test_several_instances_admit_exactly_and_give_everything_back(subject: Subject) -> None:
+async def test_promoted_jobs_are_written_with_the_ledger(subject: Subject) -> None:
+    await subject.store.create_job(job(1, decision=DecisionRecord(outcome="held", reason="full", rule="routes[0]")))
+    reservation = Reservation(pool="default", scale_set="ci", profile="small", runner_name="ry-1", token="t")
+    promotion = Promotion("acme_1_1", reservation, "held since noon")
+    await subject.store.commit_ledger("default", None, Ledger(leases={"ry-1": a_lease(1)}), [], [promotion])
+    found = await subject.store.read_job("acme_1_1")
+    assert found.reservation == reservation
+    assert found.state is JobState.RESERVED
+    assert (found.decision.outcome, found.decision.reason, found.decision.rule) == (
+        "self_hosted",
+        "held since noon",
+        "routes[0]",
+    )
+
+
+async def test_several_instances_admit_exactly_and_hand_every_place_on(subject: Subject) -> None:
     document = policy_document()
     document["scale_sets"]["ci"]["max_runners"] = 7
     rules = policy(**document)
-    hosts = (Size(1_000_000, 1000 * GIB),)
+    await subject.put("hosts", "host-1", host(cpus=1000, gib=4000).to_firestore())
     instances = [Admission("default", subject.store, lambda: NOW) for _ in range(3)]
-    results = await asyncio.gather(*(instances[n % 3].submit(admit(n, hosts=hosts, rules=rules)) for n in range(40)))
-    admitted = [r.job.reservation for r in results if isinstance(r, Decided) and r.job.reservation is not None]
-    assert len(admitted) == 7
-    ledger, _, _ = await subject.store.read_ledger("default", [])
-    assert set(ledger.leases) == {reservation.runner_name for reservation in admitted}
-    assert ledger.held == {"ci": 33}
-    names = [reservation.runner_name for reservation in admitted]
-    await asyncio.gather(*(instances[n % 3].submit(Release(name)) for n, name in enumerate(names * 2)))
-    assert (await subject.store.read_ledger("default", []))[0].leases == {}
+    first = await asyncio.gather(*(instances[n % 3].submit(admit(n, rules=rules)) for n in range(40)))
+    jobs = [s.result.job for s in first if isinstance(s.result, Decided)]
+    names = [job.reservation.runner_name for job in jobs if job.reservation is not None]
+    assert len(names) == 7
+    assert (await subject.ledger()).leases.keys() == set(names)
+    assert len((await subject.ledger()).queue) == 33
+    served = set(names)
+    while names:
+        released = await asyncio.gather(*(instances[n % 3].submit(Release(name)) for n, name in enumerate(names * 2)))
+        names = [p.reservation.runner_name for settled in released for p in settled.promotions]
+        assert len(names) == len(set(names)) <= 7
+        served |= set(names)
+    assert len(served) == 40
+    assert not (await subject.ledger()).leases
+    assert not (await subject.ledger()).queue
 
 
 async def test_a_firestore_that_nobody_serves_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,10 @@ from typing import Any
 
 from functions.admission.plan import Admit
 from functions.documents.host import Host
-from functions.documents.pending_runner import PendingRunner, RunnerProfile
+from functions.documents.pending_runner import PendingRunner
 from functions.documents.sealing import new_host_key, public_key_of
-from functions.documents.workflow_job import WorkflowJob
-from functions.routing.capacity import Size
-from functions.routing.classify import classify
+from functions.documents.workflow_job import RunnerPlan, RunnerProfile, WorkflowJob
+from functions.routing.classify import CompiledPolicy
 from functions.routing.job import JobFacts
 from functions.routing.policy import Policy, parse_policy
 
@@ -37,6 +36,20 @@ def policy(**changes: Any) -> Policy:
     return parse_policy(policy_document(**changes))
 
 
+def runner_plan(cpus: float = 1, gib: float = 2, **changes: Any) -> RunnerPlan:
+    """The runner that a job needs."""
+    profile = RunnerProfile(name="small", cpu_millis=int(cpus * 1000), memory_bytes=int(gib * GIB), pids=100)
+    fields: dict[str, Any] = {
+        "profile": profile,
+        "image": "runner:1",
+        "labels": ("ci",),
+        "scale_set": "ci",
+        "runner_group": "default",
+        "scope": "/orgs/acme",
+    }
+    return RunnerPlan(**(fields | changes))
+
+
 def job(number: int, name: str = "build", **changes: Any) -> WorkflowJob:
     """The job with a number, as its queued event tells it."""
     fields: dict[str, Any] = {
@@ -51,12 +64,14 @@ def job(number: int, name: str = "build", **changes: Any) -> WorkflowJob:
     return WorkflowJob(**(fields | changes))
 
 
-def admit(number: int, name: str = "build", *, hosts: tuple[Size, ...], rules: Policy | None = None) -> Admit:
+def admit(
+    number: int, name: str = "build", *, rules: Policy | None = None, grace: timedelta | None = None, **changes: Any
+) -> Admit:
     """The request to admit the job with a number."""
-    wanted = job(number, name)
-    match = classify(rules or policy(), JobFacts(wanted.repository, name, wanted.labels))
+    wanted = job(number, name, plan=runner_plan(), **changes)
+    match = CompiledPolicy(rules or policy()).classify(JobFacts(wanted.repository, name, wanted.labels))
     assert match is not None
-    return Admit(wanted, match, hosts, 1, f"ry-{number}")
+    return Admit(wanted, match, 1, grace)
 
 
 def host(host_id: str = "host-1", cpus: int = 8, gib: int = 32, **changes: Any) -> Host:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from functions.admission.plan import Promotion
 from functions.documents.errors import Moved, StoreUnavailable
 from functions.documents.host import Host
 from functions.documents.installation import Installation, LastError, LastGood, installation_id
 from functions.documents.ledger import Ledger
-from functions.documents.lifecycle import RunnerEvent, RunnerState, move_runner
+from functions.documents.lifecycle import JobState, RunnerEvent, RunnerState, move_runner
 from functions.documents.pending_runner import PendingRunner
 from functions.documents.workflow_job import WorkflowJob
 
@@ -59,7 +60,12 @@ class MemoryStore:
         return Ledger.from_firestore(copy.deepcopy(fields)), version, known
 
     async def commit_ledger(
-        self, pool: str, version: datetime | None, changed: Ledger, creates: Sequence[WorkflowJob]
+        self,
+        pool: str,
+        version: datetime | None,
+        changed: Ledger,
+        creates: Sequence[WorkflowJob],
+        promotions: Sequence[Promotion] = (),
     ) -> datetime:
         await asyncio.sleep(0)
         if self.before_commit is not None:
@@ -71,6 +77,14 @@ class MemoryStore:
             raise AssertionError("Firestore refuses two creates of one document in one commit")
         self.ledgers[pool] = (changed.to_firestore(), self._tick())
         self.jobs |= {job.key: job.to_firestore() for job in creates}
+        for promotion in promotions:
+            reserved = {
+                "reservation": promotion.reservation.to_firestore(),
+                "decision": {"outcome": "self_hosted", "reason": promotion.reason},
+                "phases": {"reservedAt": self._clock},
+                "rank": max(int(JobState.RESERVED), self.jobs[promotion.job_key].get("rank", 0)),
+            }
+            _merge(self.jobs[promotion.job_key], reserved)
         self.commits += 1
         if self.after_commit is not None:
             self.after_commit()
@@ -85,17 +99,17 @@ class MemoryStore:
     async def read_job(self, key: str) -> WorkflowJob | None:
         return WorkflowJob.from_firestore(self.jobs[key]) if key in self.jobs else None
 
+    async def read_jobs(self, keys: Sequence[str]) -> dict[str, WorkflowJob]:
+        return {key: WorkflowJob.from_firestore(self.jobs[key]) for key in keys if key in self.jobs}
+
     async def merge_job(self, job: WorkflowJob) -> None:
         fields = job.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
         stored = self.jobs.setdefault(job.key, {})
         fields["rank"] = max(int(job.rank), stored.get("rank", 0))
         _merge(stored, fields)
 
-    async def publish_runner(self, runner: PendingRunner, job: WorkflowJob) -> None:
-        if runner.runner_name in self.runners:
-            raise Moved("there is such a runner")
-        self.runners[runner.runner_name] = runner.to_firestore()
-        await self.merge_job(job)
+    async def publish_runner(self, runner: PendingRunner) -> None:
+        self.runners.setdefault(runner.runner_name, runner.to_firestore())
 
     async def read_runner(self, runner_name: str) -> PendingRunner | None:
         fields = self.runners.get(runner_name)

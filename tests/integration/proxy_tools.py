@@ -434,10 +434,10 @@ def fill(*socks: socket.socket) -> int:
     return sent
 
 
-def send_until_cut_off(sock: socket.socket, block: bytes) -> None:
+def send_until_cut_off(sock: socket.socket, block: bytes, times: int) -> None:
     """What a client does that never stops."""
     with suppress(ConnectionResetError, BrokenPipeError):
-        for _ in range(1_000_000):
+        for _ in range(times):
             sock.sendall(block)
         raise AssertionError("nobody cuts it off")
 

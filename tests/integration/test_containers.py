@@ -26,7 +26,8 @@ from controller.errors import CannotResize, CannotStart, ContainerGone, EngineUn
 from controller.firewall import Firewall
 from controller.networks import BridgePlan
 from controller.settings import Settings
-from functions.documents.pending_runner import PendingRunner, RunnerProfile
+from functions.documents.pending_runner import PendingRunner
+from functions.documents.workflow_job import RunnerProfile
 from functions.routing.capacity import Size
 from functions.routing.policy import Privileges
 from tests.fakes.examples import pending_runner

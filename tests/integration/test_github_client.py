@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from functions.github.auth import AppCredentials
 from functions.github.client import GitHubClient
 from functions.github.errors import NameTaken, NoAnswer, Refused
-from functions.github.protocol import Scope
+from functions.github.protocol import RunnerOrder, Scope
 from local.stack import APP_ID, Stack, StackOptions
 
 ORG = Scope.organization("acme")
@@ -52,12 +52,12 @@ def a_name() -> str:
 
 
 async def create(client: GitHubClient, name: str, scope: Scope = ORG) -> int:
-    return (await client.create_jit_runner(scope, name, "default", ("ci",), None)).runner_id
+    return (await client.create_jit_runner(RunnerOrder(scope, name, "default", ("ci",)))).runner_id
 
 
 async def test_a_runner_is_registered_with_exactly_the_labels_asked_for(client: GitHubClient, github: Stack) -> None:
     name = a_name()
-    runner = await client.create_jit_runner(ORG, name, "default", ("self-hosted", "CI"), None)
+    runner = await client.create_jit_runner(RunnerOrder(ORG, name, "default", ("self-hosted", "CI")))
     (found,) = [r for r in github.github_state()["runners"] if r["name"] == name]
     assert found["id"] == runner.runner_id
     assert [label["name"] for label in found["labels"]] == ["self-hosted", "CI"]

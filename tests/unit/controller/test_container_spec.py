@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from controller.container_spec import ContainerSpec, HostFacts, from_labels, specify, to_labels
 from controller.networks import plan_bridge
-from functions.documents.pending_runner import RunnerProfile
 from functions.documents.sealing import new_host_key, public_key_of, seal
+from functions.documents.workflow_job import RunnerProfile
 from functions.routing.capacity import Size
 from functions.routing.policy import Privileges
 from tests.fakes.examples import NOW, pending_runner

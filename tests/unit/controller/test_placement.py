@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from controller.host_ledger import HostLedger
 from controller.placement import GRACE, choose
-from functions.documents.pending_runner import PendingRunner, RunnerProfile
+from functions.documents.pending_runner import PendingRunner
+from functions.documents.workflow_job import RunnerProfile
 from functions.routing.capacity import NOTHING, Size
 from tests.fakes.examples import NOW, pending_runner
 

@@ -3,10 +3,10 @@
 import pytest
 
 from controller.cgroup import Limits
-from controller.sizing import Need, Verdict, differs, need_of, receipt
-from functions.documents.workflow_job import DecisionRecord
+from controller.sizing import Verdict, differs, find_mismatch, receipt
+from functions.documents.workflow_job import RunnerPlan, RunnerProfile
 from functions.routing.capacity import Size
-from tests.fakes.examples import job
+from tests.fakes.examples import job, runner_plan
 
 MIB = 1 << 20
 
@@ -33,25 +33,25 @@ def test_the_kernels_limits_are_compared_as_they_are_rounded(
     assert differs(limits, size) is is_different
 
 
-COMPLETE = {"outcome": "self_hosted", "reason": "", "profile": "large", "cpu_millis": 4000, "memory_bytes": 64 * MIB}
-
-
 @pytest.mark.parametrize(
-    ("decision", "need"),
+    ("plan", "mismatch"),
     [
-        pytest.param(COMPLETE | {"pids": 256}, Need("large", Size(4000, 64 * MIB), 256), id="all that a job must have"),
-        pytest.param(COMPLETE, Need("large", Size(4000, 64 * MIB), 4096), id="no number of processes"),
-        pytest.param(COMPLETE | {"profile": None}, None, id="no profile"),
-        pytest.param(COMPLETE | {"cpu_millis": None}, None, id="no CPU"),
-        pytest.param(COMPLETE | {"memory_bytes": None}, None, id="no memory"),
+        (runner_plan(), None),
+        (runner_plan(cpus=64, gib=512), None),
+        (runner_plan(image="runner:2"), "it needs image runner:2, and this runner was made of runner:1"),
+        (
+            runner_plan(profile=RunnerProfile(name="x", cpu_millis=1, memory_bytes=1, pids=1, privileges="sudo")),
+            "it needs privileges sudo, and this runner was made with none",
+        ),
+        (None, None),
     ],
+    ids=["the same", "another size", "another image", "other privileges", "nothing decided"],
 )
-def test_what_a_job_must_have_is_what_was_decided(decision: dict[str, object], need: Need | None) -> None:
-    assert need_of(job(1, decision=DecisionRecord.model_validate(decision))) == need
-
-
-def test_a_job_that_nothing_was_decided_for_needs_nothing_of_us() -> None:
-    assert need_of(job(1)) is None
+def test_image_and_privileges_are_what_no_running_container_can_be_given(
+    plan: RunnerPlan | None, mismatch: str | None
+) -> None:
+    found = find_mismatch(job(1, plan=plan), "runner:1", "none")
+    assert (found is None) if mismatch is None else (found is not None and found.startswith(mismatch))
 
 
 def test_the_receipt_tells_what_was_asked_what_there_was_and_what_the_kernel_has_now() -> None:

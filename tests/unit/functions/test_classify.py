@@ -6,28 +6,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.routing.classify import Match, classify
-from functions.routing.job import JobFacts
+from functions.routing.classify import CompiledPolicy, Match, why_not
+from functions.routing.job import JobFacts, Trust
 from functions.routing.policy import parse_policy
 from tests.fakes.examples import policy_document
 
 SCALE_SET = {"max_runners": 10, "image": "runner:1"}
 
 
-def facts(labels: tuple[str, ...] = ("ci",), **changes: str) -> JobFacts:
-    fields = {"repository": "acme/app", "name": "build", "workflow": "Tests", "branch": "main"}
+def facts(labels: tuple[str, ...] = ("ci",), **changes: Any) -> JobFacts:
+    fields: dict[str, Any] = {"repository": "acme/app", "name": "build", "workflow": "Tests", "branch": "main"}
     return JobFacts(labels=labels, **(fields | changes))
 
 
 def match(job: JobFacts, **changes: Any) -> Match:
-    found = classify(parse_policy(policy_document(**changes)), job)
+    found = CompiledPolicy(parse_policy(policy_document(**changes))).classify(job)
     assert found is not None
     return found
 
 
 def route_takes(route: dict[str, Any], job: JobFacts, labels: tuple[str, ...] = ()) -> bool:
     document = policy_document(routes=[route], scale_sets={"ci": SCALE_SET | {"labels": labels}})
-    return classify(parse_policy(document), job) is not None
+    return CompiledPolicy(parse_policy(document)).classify(job) is not None
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_first_route_that_matches_decides() -> None:
 
 
 def test_no_route_is_no_match() -> None:
-    assert classify(parse_policy(policy_document()), facts(("gpu",))) is None
+    assert CompiledPolicy(parse_policy(policy_document())).classify(facts(("gpu",))) is None
 
 
 def test_a_match_names_the_scale_set_of_its_route() -> None:
@@ -153,12 +153,12 @@ def test_a_profiles_image_comes_before_the_scale_sets(of_profile: str | None, im
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("ab[]!*?-^\\&|~#ßİ\n") | st.characters(), min_size=1, max_size=12), st.text(max_size=12))
 def test_no_glob_is_too_odd_to_be_tried_on_a_job(glob: str, text: str) -> None:
-    route = {"label_match": glob.encode(errors="replace").decode()}
+    route = {"label_match": "x" + glob.encode(errors="replace").decode()}
     assert route_takes(route, facts((text,))) in {True, False}
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(st.characters(codec="utf-8", exclude_characters="*?[")), st.text(max_size=12))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="*?[")).filter(str.strip), st.text(max_size=12))
 def test_a_glob_without_wildcards_matches_only_itself(label: str, other: str) -> None:
     assert route_takes({"label_match": label}, facts((label,)))
     assert route_takes({"label_match": label}, facts((other,))) is (label.casefold() == other.casefold())
@@ -167,3 +167,57 @@ def test_a_glob_without_wildcards_matches_only_itself(label: str, other: str) ->
 def test_a_hostile_glob_is_tried_in_reasonable_time() -> None:
     """It would take longer than the universe is old if it were tried by backtracking."""
     assert not route_takes({"label_match": "*a" * 40 + "b"}, facts(("a" * 5000,)))
+
+
+@pytest.mark.parametrize(
+    ("condition", "job", "is_taken"),
+    [
+        ({"event": "push"}, {"event": "push"}, True),
+        ({"event": ["pull_*"]}, {"event": "pull_request"}, True),
+        ({"event": "push"}, {"event": "schedule"}, False),
+        ({"event": "push"}, {}, False),
+        ({"trust": "fork"}, {"trust": Trust.FORK}, True),
+        ({"trust": "trusted"}, {"trust": Trust.FORK}, False),
+        ({"trust": "trusted"}, {}, False),
+    ],
+    ids=str,
+)
+def test_what_is_not_known_of_a_run_meets_no_condition(
+    condition: dict[str, Any], job: dict[str, Any], is_taken: bool
+) -> None:
+    assert route_takes({"label_match": "ci"} | condition, facts(**job)) is is_taken
+
+
+@pytest.mark.parametrize(("condition", "needs"), [({"event": "push"}, True), ({"trust": "fork"}, True), ({}, False)])
+def test_the_run_is_asked_for_only_where_a_route_depends_on_it(condition: dict[str, Any], needs: bool) -> None:
+    routes = [{"label_match": "ci"} | condition]
+    assert CompiledPolicy(parse_policy(policy_document(routes=routes))).needs_run is needs
+
+
+def test_profile_order_says_which_profile_is_tried_first() -> None:
+    profiles = {name: {"cpus": 1, "memory": "1g", "match_patterns": ["build"]} for name in "abc"}
+    assert match(facts(), profiles=profiles, default_profile="a", profile_order=["c", "a"]).profile_name == "c"
+
+
+GLOB = st.sampled_from(["ci", "c*", "*i", "*", "acme/*", "acme/app", "*app", "[a-c]*", "main", "ma?n", "x"])
+ROUTES = st.lists(
+    st.fixed_dictionaries(
+        {"label_match": st.lists(GLOB, min_size=1, max_size=2)},
+        optional={"repository": st.lists(GLOB, max_size=2), "branch": GLOB, "workflow": GLOB},
+    ),
+    min_size=1,
+    max_size=8,
+)
+TEXT = st.sampled_from(["ci", "acme/app", "main", "x", "", "cx"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(ROUTES, st.lists(TEXT.filter(bool), max_size=3), TEXT, TEXT)
+def test_the_filed_routes_give_the_same_answer_as_trying_one_after_the_other(
+    routes: list[dict[str, Any]], labels: list[str], repository: str, branch: str
+) -> None:
+    policy = parse_policy(policy_document(routes=routes))
+    job = JobFacts(repository, "build", tuple(labels), "x", branch)
+    first = next((number for number in range(len(routes)) if why_not(policy, number, job) is None), None)
+    found = CompiledPolicy(policy).classify(job)
+    assert (found.rule if found else None) == (None if first is None else f"routes[{first}]")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.routing.capacity import NOTHING, Capacity, Size
-from functions.routing.classify import Match, classify
-from functions.routing.evaluate import Decision, Outcome, decide, find_shortage
+from functions.routing.capacity import NOTHING, Capacity, Limits, Shortage, Size, find_shortage
+from functions.routing.classify import CompiledPolicy, Match
+from functions.routing.evaluate import Outcome, decide_without_room
 from functions.routing.job import JobFacts
 from functions.routing.policy import parse_policy
 from tests.fakes.examples import GIB, policy_document
@@ -20,13 +20,13 @@ SMALL, LARGE = Size(1000, 2 * GIB), Size(4000, 8 * GIB)
 def match(profile: str = "small", **route: Any) -> Match:
     """The rules for a job of a profile on a route."""
     document = policy_document(routes=[{"label_match": "ci", "profile": profile} | route])
-    found = classify(parse_policy(document), JobFacts("acme/app", "build", ("ci",)))
+    found = CompiledPolicy(parse_policy(document)).classify(JobFacts("acme/app", "build", ("ci",)))
     assert found is not None
     return found
 
 
-def capacity(*hosts: Size, reserved: Size = NOTHING, places_taken: int = 0, held: int = 0) -> Capacity:
-    return Capacity(hosts, reserved, places_taken, held)
+def capacity(*hosts: Size, reserved: Size = NOTHING, **counts: int) -> Capacity:
+    return Capacity(hosts, reserved, **({"places_taken": 0} | counts))
 
 
 FULL = capacity(HOST, reserved=HOST, places_taken=2)
@@ -62,125 +62,112 @@ def test_without_hosts_less_than_nothing_is_free() -> None:
     assert capacity(reserved=SMALL).free == Size(-1000, -2 * GIB)
 
 
+LIMITS = Limits(max_runners=10, per_repository=3)
+
+
 @pytest.mark.parametrize(
-    ("profile", "room", "shortage"),
+    ("wanted", "room", "shortage"),
     [
-        pytest.param("small", capacity(HOST), None, id="an idle pool"),
-        pytest.param("large", capacity(HOST, reserved=LARGE), None, id="the last room, to the byte"),
-        pytest.param("small", capacity(HOST, places_taken=9), None, id="the last place"),
-        pytest.param("small", capacity(), "no host of pool default is alive", id="no host"),
-        pytest.param("small", capacity(HOST, places_taken=10), "all 10 places of ci are taken", id="no place"),
+        pytest.param(SMALL, capacity(HOST), None, id="an idle pool"),
+        pytest.param(LARGE, capacity(HOST, reserved=LARGE), None, id="the last room, to the byte"),
+        pytest.param(SMALL, capacity(HOST, places_taken=9, places_of_repository=2), None, id="the last place"),
+        pytest.param(SMALL, capacity(), "no host of its pool is alive", id="no host"),
+        pytest.param(SMALL, capacity(HOST, places_taken=10), "all 10 places of ci are taken", id="no place"),
         pytest.param(
-            "large",
+            SMALL,
+            capacity(HOST, places_of_repository=3),
+            "the repository has all of its 3 places of ci (per_repository)",
+            id="the repository's quota",
+        ),
+        pytest.param(
+            LARGE,
             capacity(*[Size(2000, 4 * GIB)] * 9),
-            "no host of pool default is large enough for profile large (4 CPUs and 8g)",
+            "no host of its pool is large enough for 4 CPUs and 8g",
             id="room in all, but no host that is large enough",
         ),
         pytest.param(
-            "large",
+            LARGE,
             capacity(HOST, reserved=Size(4500, GIB)),
-            "profile large needs 4 CPUs and 8g, pool default has 3.5 CPUs and 31g left",
+            "it needs 4 CPUs and 8g, and its pool has 3.5 CPUs and 31g left",
             id="too few CPUs",
         ),
         pytest.param(
-            "large",
+            LARGE,
             capacity(HOST, reserved=Size(0, 25 * GIB)),
-            "profile large needs 4 CPUs and 8g, pool default has 8 CPUs and 7g left",
+            "it needs 4 CPUs and 8g, and its pool has 8 CPUs and 7g left",
             id="too little memory",
         ),
-        pytest.param(
-            "small", FULL, "profile small needs 1 CPUs and 2g, pool default has 0 CPUs and 0 left", id="nothing left"
-        ),
+        pytest.param(SMALL, FULL, "it needs 1 CPUs and 2g, and its pool has 0 CPUs and 0 left", id="nothing left"),
     ],
 )
-def test_a_shortage_is_told_in_words(profile: str, room: Capacity, shortage: str | None) -> None:
-    assert find_shortage(match(profile), room) == shortage
+def test_a_shortage_is_told_in_words(wanted: Size, room: Capacity, shortage: str | None) -> None:
+    found = find_shortage(wanted, "ci", LIMITS, room)
+    assert (found.reason if found else None) == shortage
 
 
 @pytest.mark.parametrize(
-    ("strategy", "overflow", "outcome"),
-    [
-        ("self_hosted_first", "hold", Outcome.HELD),
-        ("self_hosted_first", "reject", Outcome.REJECTED),
-        ("self_hosted_first", "github_hosted", Outcome.OVERFLOW),
-        ("self_hosted_only", "hold", Outcome.HELD),
-        ("self_hosted_only", "reject", Outcome.REJECTED),
-    ],
+    ("room", "passes"),
+    [(FULL, True), (capacity(HOST, places_taken=10), True), (capacity(), False), (capacity(Size(1, 1)), False)],
+    ids=["used up", "no place", "no host", "no large host"],
 )
-def test_without_room_the_routes_overflow_decides(strategy: str, overflow: str, outcome: Outcome) -> None:
-    decision = decide(match(strategy=strategy, overflow=overflow), FULL)
-    assert (decision.outcome, decision.rule) == (outcome, "routes[0].overflow")
-    assert decision.reason.startswith("profile small needs")
+def test_only_what_running_jobs_give_back_is_worth_waiting_for(room: Capacity, passes: bool) -> None:
+    found = find_shortage(SMALL, "ci", LIMITS, room)
+    assert found is not None
+    assert found.passes is passes
 
 
-@pytest.mark.parametrize("overflow", ["hold", "reject", "github_hosted"])
-def test_with_room_the_overflow_does_not_matter(overflow: str) -> None:
-    assert decide(match(overflow=overflow), capacity(HOST, places_taken=3)) == Decision(
-        Outcome.SELF_HOSTED, "takes 4 of 10 places of ci with profile small", "routes[0]"
-    )
-
-
-@pytest.mark.parametrize("room", [capacity(HOST), FULL], ids=["with room", "without room"])
-def test_a_route_to_github_takes_no_room(room: Capacity) -> None:
-    assert decide(match(strategy="github_hosted"), room) == Decision(
-        Outcome.GITHUB_HOSTED, "the route's strategy is github_hosted", "routes[0].strategy"
-    )
+BUSY, NO_HOST = Shortage("all taken", passes=True), Shortage("no host", passes=False)
 
 
 @pytest.mark.parametrize(
-    ("held", "outcome", "rule"),
+    ("route", "shortage", "held", "outcome", "rule"),
     [
-        (0, Outcome.HELD, "routes[0].overflow"),
-        (2, Outcome.HELD, "routes[0].overflow"),
-        (3, Outcome.REJECTED, "routes[0].max_queue_depth"),
-        (4, Outcome.REJECTED, "routes[0].max_queue_depth"),
+        ({"overflow": "hold"}, BUSY, 0, Outcome.HELD, "max_queue_depth"),
+        ({"overflow": "hold"}, NO_HOST, 0, Outcome.HELD, "max_queue_depth"),
+        ({"overflow": "hold", "max_queue_depth": 3}, BUSY, 2, Outcome.HELD, "max_queue_depth"),
+        ({"overflow": "hold", "max_queue_depth": 3}, BUSY, 3, Outcome.REJECTED, "overflow"),
+        ({"overflow": "reject"}, BUSY, 0, Outcome.REJECTED, "overflow"),
+        ({"overflow": "reject", "max_queue_depth": 3}, BUSY, 2, Outcome.HELD, "max_queue_depth"),
+        ({"overflow": "reject", "max_queue_depth": 3}, NO_HOST, 0, Outcome.REJECTED, "overflow"),
+        ({"overflow": "github_hosted"}, BUSY, 0, Outcome.OVERFLOW, "overflow"),
+        ({"overflow": "github_hosted", "max_queue_depth": 3}, BUSY, 2, Outcome.HELD, "max_queue_depth"),
+        ({"overflow": "github_hosted", "max_queue_depth": 3}, BUSY, 3, Outcome.OVERFLOW, "overflow"),
+        ({"overflow": "github_hosted", "max_queue_depth": 3}, NO_HOST, 0, Outcome.OVERFLOW, "overflow"),
     ],
+    ids=str,
 )
-def test_a_queue_holds_as_many_jobs_as_its_depth(held: int, outcome: Outcome, rule: str) -> None:
-    full = capacity(HOST, reserved=HOST, held=held)
-    decision = decide(match(overflow="hold", max_queue_depth=3), full)
-    assert (decision.outcome, decision.rule) == (outcome, rule)
+def test_a_job_waits_while_waiting_helps_and_then_the_overflow_decides(
+    route: dict[str, Any], shortage: Shortage, held: int, outcome: Outcome, rule: str
+) -> None:
+    decision = decide_without_room(match(**route), shortage, held, can_overflow=True)
+    assert (decision.outcome, decision.rule) == (outcome, f"routes[0].{rule}")
+    assert decision.reason.startswith(shortage.reason)
 
 
-def test_a_full_queue_is_told_with_the_shortage_and_its_depth() -> None:
-    decision = decide(match(max_queue_depth=0), capacity())
-    assert decision.reason == "no host of pool default is alive, and 0 jobs wait already (max_queue_depth 0)"
+def test_a_full_queue_is_told() -> None:
+    decision = decide_without_room(match(max_queue_depth=2), BUSY, 2, can_overflow=True)
+    assert decision.reason == "all taken, and 2 jobs wait already (max_queue_depth)"
 
 
-@pytest.mark.parametrize(("overflow", "outcome"), [("reject", Outcome.REJECTED), ("github_hosted", Outcome.OVERFLOW)])
-def test_only_jobs_that_would_wait_count_against_the_queue(overflow: str, outcome: Outcome) -> None:
-    full = capacity(HOST, reserved=HOST, held=5)
-    assert decide(match(overflow=overflow, max_queue_depth=1), full).rule == "routes[0].overflow"
-    assert decide(match(overflow=overflow, max_queue_depth=1), full).outcome is outcome
+def test_overflow_without_a_mechanism_is_no_overflow() -> None:
+    decision = decide_without_room(match(overflow="github_hosted"), NO_HOST, 0, can_overflow=False)
+    assert (decision.outcome, decision.rule) == (Outcome.HELD, "routes[0].overflow")
+    assert "names no overflow.mechanism" in decision.reason
 
 
 SIZES = st.builds(Size, st.integers(0, 10_000), st.integers(0, 20).map(lambda gib: gib * GIB))
-CAPACITIES = st.builds(Capacity, st.lists(SIZES, max_size=4).map(tuple), SIZES, st.integers(0, 12), st.integers(0, 200))
+CAPACITIES = st.builds(
+    Capacity, st.lists(SIZES, max_size=4).map(tuple), SIZES, st.integers(0, 12), st.integers(0, 5), st.integers(0, 9)
+)
 
 
 @settings(max_examples=200, deadline=None)
-@given(CAPACITIES, st.sampled_from(["small", "large"]))
-def test_an_admitted_job_never_exceeds_places_pool_or_host(room: Capacity, profile: str) -> None:
-    rules = match(profile)
-    wanted = Size(rules.profile.cpu_millis, rules.profile.memory_bytes)
+@given(CAPACITIES, SIZES)
+def test_there_is_room_exactly_when_places_quota_pool_and_a_host_have_it(room: Capacity, wanted: Size) -> None:
     has_room = (
-        room.places_taken < rules.scale_set.max_runners
-        and (room.reserved + wanted).fits_into(room.free + room.reserved)
+        room.places_taken < LIMITS.max_runners
+        and room.places_of_repository < 3
+        and wanted.fits_into(room.free)
         and any(wanted.fits_into(host) for host in room.hosts)
     )
-    assert (decide(rules, room).outcome is Outcome.SELF_HOSTED) is has_room
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    CAPACITIES,
-    st.sampled_from(["self_hosted_first", "self_hosted_only", "github_hosted"]),
-    st.sampled_from(["hold", "reject"]),
-    st.integers(0, 200),
-)
-def test_every_decision_has_a_reason_and_a_rule_of_its_route(
-    room: Capacity, strategy: str, overflow: str, depth: int
-) -> None:
-    decision = decide(match(strategy=strategy, overflow=overflow, max_queue_depth=depth), room)
-    assert decision.reason
-    assert decision.rule.startswith("routes[0]")
+    assert (find_shortage(wanted, "ci", LIMITS, room) is None) is has_room

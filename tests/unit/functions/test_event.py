@@ -430,6 +430,10 @@ def test_a_reason_does_not_repeat_long_text(document: object) -> None:
     assert len(ignored.reason) < 100
 
 
+def test_a_job_may_have_no_page() -> None:
+    assert parse_job(queued(html_url=None)).html_url == ""
+
+
 def test_an_event_of_another_name_is_ignored_whatever_its_body() -> None:
     assert parse_event("push", JSON, b"\xff") == Ignored("event 'push' is not subscribed to: send workflow_job only")
 

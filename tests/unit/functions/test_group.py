@@ -5,16 +5,12 @@ import itertools
 
 import pytest
 
-from functions.admission.group import Admission
-from functions.admission.plan import Applied, Decided, Known, Release, Result
+from functions.admission.group import Admission, Settled
+from functions.admission.plan import Applied, Decided, Known, Release
 from functions.documents.errors import StoreUnavailable
-from functions.documents.ledger import Ledger
-from functions.routing.capacity import Size
 from functions.routing.policy import Policy
-from tests.fakes.examples import GIB, NOW, admit, policy, policy_document
+from tests.fakes.examples import NOW, admit, host, policy, policy_document
 from tests.fakes.memory_store import MemoryStore, lose_every
-
-HOSTS = (Size(1_000_000, 4000 * GIB),)
 
 
 def places(count: int) -> Policy:
@@ -24,18 +20,19 @@ def places(count: int) -> Policy:
 
 
 def admissions(store: MemoryStore, count: int = 1) -> list[Admission]:
-    """Several function instances on one store."""
+    """Several function instances on one store with one large host."""
+    store.hosts = {"host-1": host(cpus=1000, gib=4000)}
     return [Admission("default", store, lambda: NOW) for _ in range(count)]
 
 
-def is_admitted(result: Result) -> bool:
-    return isinstance(result, Decided) and result.job.reservation is not None
+def is_admitted(settled: Settled) -> bool:
+    return isinstance(settled.result, Decided) and settled.result.job.reservation is not None
 
 
 async def test_requests_at_once_go_together() -> None:
     store = MemoryStore()
     (admission,) = admissions(store)
-    results = await asyncio.gather(*(admission.submit(admit(n, hosts=HOSTS)) for n in range(8)))
+    results = await asyncio.gather(*(admission.submit(admit(n)) for n in range(8)))
     assert all(map(is_admitted, results))
     assert store.commits == 1
 
@@ -45,10 +42,10 @@ async def test_a_burst_admits_exactly_as_many_as_there_are_places(instances: int
     store = MemoryStore()
     rules = places(20)
     submits = zip(range(100), itertools.cycle(admissions(store, instances)), strict=False)
-    results = await asyncio.gather(*(a.submit(admit(n, hosts=HOSTS, rules=rules)) for n, a in submits))
+    results = await asyncio.gather(*(a.submit(admit(n, rules=rules)) for n, a in submits))
     assert sum(map(is_admitted, results)) == 20
     assert len(store.ledger().leases) == 20
-    assert store.ledger().held == {"ci": 80}
+    assert len(store.ledger().queue) == 80
     assert len(store.jobs) == 100
 
 
@@ -56,7 +53,7 @@ async def test_a_lost_answer_is_found_to_be_our_own_write() -> None:
     store = MemoryStore()
     store.after_commit = lose_every(1)
     (admission,) = admissions(store)
-    result = await admission.submit(admit(1, hosts=HOSTS))
+    result = await admission.submit(admit(1))
     assert is_admitted(result)
     assert store.commits == 1
 
@@ -67,13 +64,13 @@ async def test_a_lost_answer_is_ours_although_somebody_has_written_since() -> No
 
     def lose_after_another_commit() -> None:
         store.after_commit = None
-        ledger, version = store.ledgers["default"]
-        store.ledgers["default"] = (Ledger.from_firestore(ledger).with_token("other").to_firestore(), version)
+        fields, version = store.ledgers["default"]
+        store.ledgers["default"] = (fields | {"token": "another's"}, version)
         raise StoreUnavailable("the answer was lost")
 
     store.after_commit = lose_after_another_commit
-    assert is_admitted(await admission.submit(admit(1, hosts=HOSTS)))
-    assert isinstance(await other.submit(admit(1, hosts=HOSTS)), Known)
+    assert is_admitted(await admission.submit(admit(1)))
+    assert isinstance((await other.submit(admit(1))).result, Known)
     assert len(store.ledger().leases) == 1
 
 
@@ -83,34 +80,76 @@ async def test_instances_stay_exact_while_answers_are_lost(every: int) -> None:
     store.after_commit = lose_every(every)
     rules = places(10)
     submits = zip(range(60), itertools.cycle(admissions(store, 3)), strict=False)
-    results = await asyncio.gather(*(a.submit(admit(n, hosts=HOSTS, rules=rules)) for n, a in submits))
+    results = await asyncio.gather(*(a.submit(admit(n, rules=rules)) for n, a in submits))
     assert sum(map(is_admitted, results)) == len(store.ledger().leases) == 10
     assert len(store.jobs) == 60
 
 
 async def test_the_same_delivery_at_two_instances_takes_one_place() -> None:
     store = MemoryStore()
-    results = await asyncio.gather(*(a.submit(admit(1, hosts=HOSTS)) for a in admissions(store, 4)))
-    assert sorted(type(result).__name__ for result in results) == ["Decided", "Known", "Known", "Known"]
+    results = await asyncio.gather(*(a.submit(admit(1)) for a in admissions(store, 4)))
+    assert sorted(type(s.result).__name__ for s in results) == ["Decided", "Known", "Known", "Known"]
     assert len(store.ledger().leases) == 1
+
+
+def runner_of(settled: Settled) -> str:
+    assert isinstance(settled.result, Decided)
+    assert settled.result.job.reservation is not None
+    return settled.result.job.reservation.runner_name
 
 
 async def test_a_release_is_never_concluded_from_an_old_snapshot() -> None:
     """The lease was made by another instance after this one had read the ledger."""
     store = MemoryStore()
     old, new = admissions(store, 2)
-    await old.submit(admit(1, hosts=HOSTS))
-    await new.submit(admit(2, hosts=HOSTS))
-    assert await old.submit(Release("ry-2")) == Applied(True)
-    assert set(store.ledger().leases) == {"ry-1"}
+    first = runner_of(await old.submit(admit(1)))
+    second = runner_of(await new.submit(admit(2)))
+    assert (await old.submit(Release(second))).result == Applied(True)
+    assert set(store.ledger().leases) == {first}
 
 
 async def test_a_release_that_comes_twice_frees_once() -> None:
     store = MemoryStore()
     (admission,) = admissions(store)
-    await admission.submit(admit(1, hosts=HOSTS))
-    assert await admission.submit(Release("ry-1")) == Applied(True)
-    assert await admission.submit(Release("ry-1")) == Applied(False)
+    name = runner_of(await admission.submit(admit(1)))
+    assert (await admission.submit(Release(name))).result == Applied(True)
+    assert (await admission.submit(Release(name))).result == Applied(False)
+
+
+async def test_every_promoted_job_is_handed_to_exactly_one_caller() -> None:
+    store = MemoryStore()
+    rules = places(4)
+    instances = admissions(store, 2)
+    first = await asyncio.gather(*(instances[0].submit(admit(n, rules=rules)) for n in range(10)))
+    runners = [runner_of(settled) for settled in first if is_admitted(settled)]
+    released = await asyncio.gather(*(instances[n % 2].submit(Release(name)) for n, name in enumerate(runners)))
+    promoted = [promotion.job_key for settled in released for promotion in settled.promotions]
+    assert len(promoted) == len(set(promoted)) == 4
+    assert len(store.ledger().leases) == 4
+    assert len(store.ledger().queue) == 2
+    for key in promoted:
+        assert store.jobs[key]["reservation"]["runnerName"] in store.ledger().leases
+
+
+async def test_a_promotion_whose_answer_was_lost_is_still_handed_out() -> None:
+    store = MemoryStore()
+    rules = places(1)
+    (admission,) = admissions(store)
+    name = runner_of(await admission.submit(admit(1, rules=rules)))
+    await admission.submit(admit(2, rules=rules))
+    store.after_commit = lose_every(1)
+    settled = await admission.submit(Release(name))
+    assert [promotion.job_key for promotion in settled.promotions] == ["acme_1_2"]
+
+
+async def test_without_a_living_host_nothing_is_admitted() -> None:
+    store = MemoryStore()
+    (admission,) = admissions(store)
+    store.hosts = {"host-1": host(lease_until=NOW), "host-2": host("host-2", is_draining=True)}
+    settled = await admission.submit(admit(1))
+    assert isinstance(settled.result, Decided)
+    assert settled.result.job.decision is not None
+    assert "no host of its pool is alive" in settled.result.job.decision.reason
 
 
 async def test_a_store_that_is_away_fails_those_who_wait_and_nobody_else() -> None:
@@ -122,16 +161,16 @@ async def test_a_store_that_is_away_fails_those_who_wait_and_nobody_else() -> No
 
     store.before_commit = be_away
     with pytest.raises(StoreUnavailable):
-        await admission.submit(admit(1, hosts=HOSTS))
+        await admission.submit(admit(1))
     store.before_commit = None
-    assert is_admitted(await admission.submit(admit(2, hosts=HOSTS)))
-    assert set(store.ledger().leases) == {"ry-2"}
+    name = runner_of(await admission.submit(admit(2)))
+    assert set(store.ledger().leases) == {name}
 
 
 async def test_a_ledger_that_somebody_else_always_changes_first_is_given_up_in_the_end() -> None:
     store = MemoryStore()
     (admission,) = admissions(store)
-    await admission.submit(admit(1, hosts=HOSTS))
+    await admission.submit(admit(1))
 
     def interfere() -> None:
         fields, _ = store.ledgers["default"]
@@ -139,4 +178,4 @@ async def test_a_ledger_that_somebody_else_always_changes_first_is_given_up_in_t
 
     store.before_commit = interfere
     with pytest.raises(StoreUnavailable, match="too busy"):
-        await admission.submit(admit(2, hosts=HOSTS))
+        await admission.submit(admit(2))

@@ -1,14 +1,15 @@
 """Which policy decides, and what an operator is told about an edit."""
 
 from datetime import UTC, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functions.documents.installation import Installation, LastError, LastGood
-from functions.webhook.in_force import InForce, PolicyInForce
+from functions.routing.policy import Policy
+from functions.webhook.in_force import PolicyInForce
 from tests.fakes.examples import NOW, policy, policy_document
 
 OLD, NEW = policy_document(default_profile="large"), policy_document()
@@ -17,9 +18,21 @@ PROBLEMS = ("default_profile: there is no 'smal': did you mean small?",)
 OLD_GOOD = LastGood(policy=OLD, revision=3)
 
 
-def resolve(document: Any, good: LastGood | None = None, error: LastError | None = None) -> InForce:
+class Found(NamedTuple):
+    """What decides, with the policy as it was written instead of as it was compiled."""
+
+    policy: Policy | None
+    revision: int
+    problems: tuple[str, ...] = ()
+    note_good: LastGood | None = None
+    note_error: LastError | None = None
+
+
+def resolve(document: Any, good: LastGood | None = None, error: LastError | None = None) -> Found:
     installation = Installation(policy=document, revision=4, last_good=good, last_error=error)
-    return PolicyInForce().resolve("acme", installation, NOW)
+    found = PolicyInForce().resolve("acme", installation, NOW)
+    policy_ = found.policy.policy if found.policy is not None else None
+    return Found(policy_, found.revision, found.problems, found.note_good, found.note_error)
 
 
 def noted_error(document: Any) -> LastError:
@@ -29,7 +42,7 @@ def noted_error(document: Any) -> LastError:
 
 
 def test_a_valid_policy_decides_and_is_noted_as_good() -> None:
-    assert resolve(NEW) == InForce(policy(), 4, note_good=LastGood(policy=NEW, revision=4))
+    assert resolve(NEW) == Found(policy(), 4, note_good=LastGood(policy=NEW, revision=4))
 
 
 def test_a_valid_policy_takes_the_place_of_the_last_good_one() -> None:
@@ -39,7 +52,7 @@ def test_a_valid_policy_takes_the_place_of_the_last_good_one() -> None:
 
 
 def test_a_policy_that_is_noted_already_is_not_written_again() -> None:
-    assert resolve(NEW, LastGood(policy=NEW, revision=4)) == InForce(policy(), 4)
+    assert resolve(NEW, LastGood(policy=NEW, revision=4)) == Found(policy(), 4)
 
 
 def test_a_policy_that_is_valid_again_is_noted_so_that_the_error_goes() -> None:
@@ -114,7 +127,7 @@ def test_a_last_good_policy_is_checked_once_too() -> None:
 def test_every_edit_counts_from_the_next_event_on() -> None:
     policies = PolicyInForce()
     defaults = [
-        in_force.policy.default_profile
+        in_force.policy.policy.default_profile
         for document in (NEW, OLD, BROKEN, NEW)
         if (in_force := policies.resolve("acme", Installation(policy=document, last_good=OLD_GOOD), NOW)).policy
     ]

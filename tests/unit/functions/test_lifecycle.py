@@ -20,8 +20,6 @@ from functions.documents.lifecycle import (
 JOB_LIFE = [
     (JobEvent.QUEUE, JobState.QUEUED),
     (JobEvent.RESERVE, JobState.RESERVED),
-    (JobEvent.PROVISION, JobState.PROVISIONED),
-    (JobEvent.LAUNCH, JobState.LAUNCHED),
     (JobEvent.REGISTER, JobState.REGISTERED),
     (JobEvent.START, JobState.IN_PROGRESS),
     (JobEvent.COMPLETE, JobState.COMPLETED),
@@ -30,13 +28,12 @@ JOB_LIFE = [
 
 # What becomes of a runner; a dot is refused.
 RUNNER_LIFE = """
-             claim       hand_back  start      finish    fail    cancel
-pending      scheduling  .          .          .         .       cancelled
-scheduling   .           pending    scheduled  .         failed  .
-scheduled    .           .          .          finished  failed  .
-finished     .           .          .          .         .       .
-failed       .           .          .          .         .       .
-cancelled    .           .          .          .         .       .
+             claim       hand_back  start      fail    cancel
+pending      scheduling  .          .          .       cancelled
+scheduling   .           pending    scheduled  failed  .
+scheduled    .           .          .          failed  .
+failed       .           .          .          .       .
+cancelled    .           .          .          .       .
 """
 
 
@@ -103,7 +100,7 @@ def test_a_runner_moves_as_its_life_says_or_refuses(state: RunnerState, event: R
         assert move_runner(state, event) is after
 
 
-@pytest.mark.parametrize("state", [RunnerState.FINISHED, RunnerState.FAILED, RunnerState.CANCELLED])
+@pytest.mark.parametrize("state", [RunnerState.FAILED, RunnerState.CANCELLED])
 def test_nothing_happens_to_a_runner_that_has_ended(state: RunnerState) -> None:
     assert {after for (before, _), after in runner_life().items() if before is state} == {None}
 
@@ -114,5 +111,5 @@ def test_every_state_of_a_runner_can_be_reached() -> None:
 
 
 def test_a_refused_move_is_told_in_words() -> None:
-    with pytest.raises(IllegalTransition, match="a runner that is finished cannot hand back"):
-        move_runner(RunnerState.FINISHED, RunnerEvent.HAND_BACK)
+    with pytest.raises(IllegalTransition, match="a runner that is failed cannot hand back"):
+        move_runner(RunnerState.FAILED, RunnerEvent.HAND_BACK)

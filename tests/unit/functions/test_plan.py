@@ -1,15 +1,63 @@
 """What a group of requests does to a ledger."""
 
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.admission.plan import Applied, Decided, Known, Release, Request, Resize, Result, make_plan
+from functions.admission.plan import (
+    PATIENCE,
+    Admit,
+    Applied,
+    Decided,
+    Forget,
+    Known,
+    MakeIdle,
+    Plan,
+    Promise,
+    Promised,
+    Release,
+    Request,
+    Resize,
+    Result,
+    make_plan,
+)
 from functions.documents.ledger import Ledger
+from functions.documents.runner_name import read_runner_name
 from functions.documents.workflow_job import WorkflowJob
-from functions.routing.capacity import Size
+from functions.routing.capacity import NOTHING, Size
+from functions.routing.policy import Policy
 from tests.fakes.examples import GIB, NOW, admit, job, policy, policy_document
 
 HOSTS = (Size(8000, 32 * GIB),)
+
+
+class Pool:
+    """A ledger that groups are applied to, one after the other."""
+
+    def __init__(self, hosts: tuple[Size, ...] = HOSTS):
+        self.ledger = Ledger()
+        self.hosts = hosts
+        self.known: dict[str, WorkflowJob] = {}
+        self.now = NOW
+        self._commits = 0
+
+    def settle(self, *requests: Request) -> Plan:
+        self._commits += 1
+        plan = make_plan(self.ledger, requests, self.known, self.hosts, "default", f"t{self._commits:05}", self.now)
+        self.ledger = plan.ledger
+        self.known |= {created.key: created for created in plan.creates}
+        return plan
+
+    def outcomes(self, *requests: Request) -> list[str]:
+        return [outcome(result) for result in self.settle(*requests).results]
+
+    @property
+    def reserved(self) -> Size:
+        return sum((lease.size for lease in self.ledger.leases.values()), NOTHING)
 
 
 def outcome(result: Result) -> str:
@@ -18,93 +66,392 @@ def outcome(result: Result) -> str:
     return result.job.decision.outcome
 
 
-def test_a_job_gets_a_lease_of_its_profiles_size_under_its_runners_name() -> None:
-    plan = make_plan(Ledger(), [admit(1, "large-1", hosts=HOSTS)], {}, "token", NOW)
-    lease = plan.ledger.leases["ry-1"]
-    assert (lease.cpu_millis, lease.memory_bytes, lease.profile) == (4000, 8 * GIB, "large")
-    assert [created.key for created in plan.creates] == ["acme_1_1"]
-    reservation = plan.creates[0].reservation
-    assert reservation is not None
-    assert (reservation.runner_name, reservation.token) == ("ry-1", "token")
+def reason(result: Result) -> str:
+    assert isinstance(result, Decided)
+    assert result.job.decision is not None
+    return result.job.decision.reason
 
 
-def test_the_requests_of_a_group_see_each_others_leases() -> None:
-    plan = make_plan(Ledger(), [admit(n, "large", hosts=HOSTS) for n in (1, 2, 3)], {}, "token", NOW)
-    assert [outcome(result) for result in plan.results] == ["self_hosted", "self_hosted", "held"]
-    assert plan.ledger.held == {"ci": 1}
+def runner_of(result: Result) -> str:
+    assert isinstance(result, Decided)
+    assert result.job.reservation is not None
+    return result.job.reservation.runner_name
 
 
-def test_max_runners_counts_places_whatever_their_size() -> None:
+def limited(**scale_set: object) -> Policy:
     document = policy_document()
-    document["scale_sets"]["ci"]["max_runners"] = 2
-    rules = policy(**document)
-    plan = make_plan(Ledger(), [admit(n, hosts=HOSTS, rules=rules) for n in (1, 2, 3)], {}, "token", NOW)
-    assert [outcome(result) for result in plan.results] == ["self_hosted", "self_hosted", "held"]
+    document["scale_sets"]["ci"] |= scale_set
+    return policy(**document)
+
+
+def routed(**route: object) -> Policy:
+    return policy(routes=[{"label_match": "ci"} | route])
+
+
+# One job
+
+
+def test_a_job_gets_a_lease_of_its_profiles_size_under_its_runners_name() -> None:
+    pool = Pool()
+    plan = pool.settle(admit(1, "large-1"))
+    name = runner_of(plan.results[0])
+    parsed = read_runner_name(name)
+    assert parsed is not None
+    assert (parsed.pool, parsed.job_id) == ("default", 1)
+    lease = pool.ledger.leases[name]
+    assert (lease.cpu_millis, lease.memory_bytes, lease.profile) == (4000, 8 * GIB, "large")
+    assert (lease.job_key, lease.labels) == ("acme_1_1", ("ci",))
+    assert [created.key for created in plan.creates] == ["acme_1_1"]
+    assert plan.needs_commit
 
 
 def test_a_job_twice_in_one_group_is_created_once() -> None:
-    plan = make_plan(Ledger(), [admit(1, hosts=HOSTS), admit(1, hosts=HOSTS)], {}, "token", NOW)
+    pool = Pool()
+    plan = pool.settle(admit(1), admit(1))
     assert [type(result) for result in plan.results] == [Decided, Known]
-    assert len(plan.creates) == len(plan.ledger.leases) == 1
+    assert len(plan.creates) == len(pool.ledger.leases) == 1
 
 
 def test_a_job_that_is_recorded_already_changes_nothing() -> None:
-    plan = make_plan(Ledger(), [admit(1, hosts=HOSTS)], {"acme_1_1": job(1)}, "token", NOW)
+    pool = Pool()
+    pool.known = {"acme_1_1": job(1)}
+    pool.settle(admit(2))
+    plan = pool.settle(admit(1))
     assert plan.results == (Known(job(1)),)
     assert not plan.needs_commit
 
 
-def test_a_place_that_is_released_can_be_taken_in_the_same_group() -> None:
-    full = make_plan(Ledger(), [admit(1, "large", hosts=HOSTS), admit(2, "large", hosts=HOSTS)], {}, "a", NOW).ledger
-    plan = make_plan(full, [Release("ry-1"), admit(3, "large", hosts=HOSTS)], {}, "b", NOW)
-    assert plan.results[0] == Applied(True)
-    assert outcome(plan.results[1]) == "self_hosted"
-    assert set(plan.ledger.leases) == {"ry-2", "ry-3"}
-
-
 def test_releasing_what_is_not_held_changes_nothing_and_needs_no_commit() -> None:
-    plan = make_plan(Ledger(), [Release("ry-9")], {}, "token", NOW)
-    assert plan.results == (Applied(False),)
+    plan = Pool().settle(Release("ry-9"), MakeIdle("ry-9"), Forget("acme_1_9"))
+    assert plan.results == (Applied(False), Applied(False), Applied(False))
     assert not plan.needs_commit
 
 
-def test_a_conclusion_drawn_from_the_ledger_is_committed_even_if_it_changes_no_lease() -> None:
+def test_a_conclusion_drawn_from_the_ledger_is_committed_even_if_it_takes_no_lease() -> None:
     """`no room` is only true of the ledger that it was read from."""
-    document = policy_document(routes=[{"label_match": "ci", "overflow": "reject"}])
-    plan = make_plan(Ledger(), [admit(1, hosts=(), rules=policy(**document))], {}, "token", NOW)
+    pool = Pool(hosts=())
+    plan = pool.settle(admit(1, rules=routed(overflow="reject")))
     assert outcome(plan.results[0]) == "rejected"
     assert plan.needs_commit
 
 
-def test_a_swapped_job_moves_the_lease_of_the_runner_that_got_it() -> None:
-    ledger = make_plan(Ledger(), [admit(1, hosts=HOSTS)], {}, "a", NOW).ledger
-    plan = make_plan(ledger, [Resize("ry-1", "large", Size(4000, 8 * GIB))], {}, "b", NOW)
-    lease = plan.ledger.leases["ry-1"]
-    assert (lease.size, lease.profile, lease.job_key) == (Size(4000, 8 * GIB), "large", "acme_1_1")
+# Limits
 
 
-REQUESTS = st.lists(
-    st.one_of(
-        st.builds(
-            lambda number, name: admit(number, name, hosts=HOSTS), st.integers(1, 30), st.sampled_from(["large", "x"])
-        ),
-        st.builds(lambda number: Release(f"ry-{number}"), st.integers(1, 30)),
-    ),
-    max_size=40,
+def test_the_requests_of_a_group_see_each_others_leases() -> None:
+    assert Pool().outcomes(*(admit(n, "large") for n in (1, 2, 3))) == ["self_hosted", "self_hosted", "held"]
+
+
+def test_max_runners_counts_places_whatever_their_size() -> None:
+    rules = limited(max_runners=2)
+    assert Pool().outcomes(*(admit(n, rules=rules) for n in (1, 2, 3))) == ["self_hosted", "self_hosted", "held"]
+
+
+def test_a_repository_gets_no_more_than_its_quota() -> None:
+    rules = limited(per_repository=1)
+    pool = Pool()
+    requests = [admit(n, rules=rules, repository=f"acme/{name}") for n, name in enumerate(["a", "a", "b"])]
+    plan = pool.settle(*requests)
+    assert [outcome(result) for result in plan.results] == ["self_hosted", "held", "self_hosted"]
+    assert "per_repository" in reason(plan.results[1])
+
+
+def test_memory_is_as_scarce_as_cpu() -> None:
+    pool = Pool(hosts=(Size(100_000, 10 * GIB),))
+    assert pool.outcomes(admit(1, "large"), admit(2, "large"), admit(3)) == ["self_hosted", "held", "self_hosted"]
+
+
+def test_together_hosts_may_have_room_that_none_of_them_has() -> None:
+    """Two hosts of 2 CPUs cannot hold a job of 4, however empty they are."""
+    pool = Pool(hosts=(Size(2000, 32 * GIB), Size(2000, 32 * GIB)))
+    (result,) = pool.settle(admit(1, "large")).results
+    assert reason(result).startswith("no host of its pool is large enough for 4 CPUs and 8g")
+
+
+# Without room
+
+
+@pytest.mark.parametrize(
+    ("route", "hosts", "expected"),
+    [
+        ({"overflow": "hold"}, HOSTS, ["self_hosted", "self_hosted", "held"]),
+        ({"overflow": "reject"}, HOSTS, ["self_hosted", "self_hosted", "rejected"]),
+        ({"overflow": "github_hosted"}, HOSTS, ["self_hosted", "self_hosted", "overflow"]),
+        ({"overflow": "github_hosted", "max_queue_depth": 1}, HOSTS, ["self_hosted", "self_hosted", "held"]),
+        ({"overflow": "reject", "max_queue_depth": 1}, HOSTS, ["self_hosted", "self_hosted", "held"]),
+        ({"overflow": "hold", "max_queue_depth": 0}, HOSTS, ["self_hosted", "self_hosted", "rejected"]),
+        ({"overflow": "hold"}, (), ["held", "held", "held"]),
+        ({"overflow": "reject", "max_queue_depth": 9}, (), ["rejected"] * 3),
+        ({"overflow": "github_hosted", "max_queue_depth": 9}, (), ["overflow"] * 3),
+    ],
+    ids=str,
 )
+def test_the_overflow_rule_applies_when_nobody_may_wait(
+    route: dict[str, object], hosts: tuple[Size, ...], expected: list[str]
+) -> None:
+    """Waiting helps while jobs run; it does not help when no host is alive."""
+    grace = timedelta(minutes=10)
+    requests = [admit(n, "large", rules=routed(**route), grace=grace) for n in (1, 2, 3)]
+    assert Pool(hosts).outcomes(*requests) == expected
 
 
-@settings(max_examples=100)
-@given(groups=st.lists(REQUESTS, max_size=5))
-def test_no_sequence_of_groups_exceeds_places_or_hosts(groups: list[list[Request]]) -> None:
-    ledger = Ledger()
-    known: dict[str, WorkflowJob] = {}
-    for number, requests in enumerate(groups):
-        plan = make_plan(ledger, requests, known, str(number), NOW)
-        known |= {created.key: created for created in plan.creates}
-        ledger = plan.ledger
-        assert len(plan.results) == len(requests)
-        assert len(ledger.leases) <= 10
-        assert ledger.reserved.fits_into(HOSTS[0])
-        admitted = {created.reservation.runner_name for created in known.values() if created.reservation}
-        assert set(ledger.leases) <= admitted
+def test_the_queue_takes_no_more_than_its_depth() -> None:
+    rules = routed(overflow="hold", max_queue_depth=2)
+    outcomes = Pool(hosts=()).outcomes(*(admit(n, rules=rules) for n in range(4)))
+    assert outcomes == ["held", "held", "rejected", "rejected"]
+
+
+def test_without_a_mechanism_an_overflowed_job_is_held_and_says_why() -> None:
+    (result,) = Pool(hosts=()).settle(admit(1, rules=routed(overflow="github_hosted"))).results
+    assert outcome(result) == "held"
+    assert "no overflow.mechanism" in reason(result)
+
+
+def test_an_overflowed_job_that_github_does_not_take_gets_its_turn_after_the_grace() -> None:
+    pool = Pool(hosts=())
+    request = admit(1, rules=routed(overflow="github_hosted"), grace=timedelta(minutes=10))
+    assert pool.outcomes(request) == ["overflow"]
+    pool.hosts = HOSTS
+    pool.now += timedelta(minutes=9)
+    assert pool.settle(Forget("acme_1_99")).promotions == ()
+    pool.now += timedelta(minutes=2)
+    assert [p.job_key for p in pool.settle(Forget("acme_1_99")).promotions] == ["acme_1_1"]
+
+
+# The queue
+
+
+def test_a_release_admits_who_waits() -> None:
+    pool = Pool()
+    first = pool.settle(admit(1, "large"), admit(2, "large"), admit(3, "large"))
+    plan = pool.settle(Release(runner_of(first.results[0])))
+    (promotion,) = plan.promotions
+    assert promotion.job_key == "acme_1_3"
+    assert promotion.reservation.runner_name in pool.ledger.leases
+    assert "held since 12:00:00" in promotion.reason
+    assert pool.ledger.queue == {}
+
+
+def test_a_job_that_has_just_come_does_not_overtake_those_who_wait() -> None:
+    pool = Pool()
+    first = pool.settle(admit(1, "large"), admit(2, "large"), admit(3, "large"))
+    plan = pool.settle(Release(runner_of(first.results[0])), admit(4, "large"))
+    assert [promotion.job_key for promotion in plan.promotions] == ["acme_1_3"]
+    assert outcome(plan.results[1]) == "held"
+
+
+def test_a_job_that_has_ended_waits_no_more() -> None:
+    pool = Pool(hosts=())
+    pool.settle(admit(1))
+    assert pool.settle(Forget("acme_1_1")).results == (Applied(True),)
+    pool.hosts = HOSTS
+    assert pool.settle(Release("ry-9")).promotions == ()
+
+
+def promoted_in_order(pool: Pool, count: int) -> list[str]:
+    """Whom the queue lets in, one place at a time."""
+    order = []
+    for _ in range(count):
+        plan = pool.settle(Release(next(iter(pool.ledger.leases), "none")))
+        order += [promotion.job_key for promotion in plan.promotions]
+    return order
+
+
+def test_higher_priority_goes_first_then_age() -> None:
+    document = policy_document()
+    document["scale_sets"] = {
+        name: {"max_runners": 10, "image": "i", "priority": priority} for name, priority in (("low", 0), ("high", 5))
+    }
+    document["routes"] = [{"label_match": name, "scale_set": name} for name in ("low", "high")]
+    rules = policy(**document)
+    pool = Pool(hosts=(Size(1000, 2 * GIB),))
+    pool.settle(admit(1, rules=rules, labels=("low",)))
+    for number, label in ((2, "low"), (3, "low"), (4, "high")):
+        pool.now += timedelta(seconds=1)
+        pool.settle(admit(number, rules=rules, labels=(label,)))
+    assert promoted_in_order(pool, 3) == ["acme_1_4", "acme_1_2", "acme_1_3"]
+
+
+def test_repositories_take_turns_whatever_their_backlog() -> None:
+    pool = Pool(hosts=(Size(2000, 4 * GIB),))
+    pool.settle(*(admit(n, repository="acme/busy") for n in range(10)))
+    pool.now += timedelta(seconds=1)
+    pool.settle(admit(100, repository="acme/calm"))
+    first = pool.settle(Release(next(iter(pool.ledger.leases))))
+    assert [p.job_key for p in first.promotions] == ["acme_1_100"], "the repository with the fewest runners"
+
+
+def test_a_small_job_goes_before_a_large_one_that_does_not_fit_but_not_for_ever() -> None:
+    pool = Pool(hosts=(Size(4000, 32 * GIB),))
+    pool.settle(*(admit(n) for n in (1, 2)))
+    assert pool.outcomes(admit(3, "large")) == ["held"]
+    assert pool.outcomes(admit(4)) == ["self_hosted"]
+    pool.now += PATIENCE + timedelta(seconds=1)
+    assert pool.outcomes(admit(5)) == ["held"], "the large job has waited long enough"
+    for name in list(pool.ledger.leases):
+        promotions = pool.settle(Release(name)).promotions
+    assert "acme_1_3" in {p.job_key for p in promotions}
+
+
+def test_a_full_scale_set_does_not_hold_up_another() -> None:
+    document = policy_document()
+    document["scale_sets"] = {name: {"max_runners": 1, "image": "i"} for name in ("a", "b")}
+    document["routes"] = [{"label_match": name, "scale_set": name} for name in ("a", "b")]
+    rules = policy(**document)
+    pool = Pool()
+    pool.settle(admit(1, rules=rules, labels=("a",)), admit(2, rules=rules, labels=("a",)))
+    pool.now += 2 * PATIENCE
+    assert pool.outcomes(admit(3, rules=rules, labels=("b",))) == ["self_hosted"]
+
+
+def test_a_raised_limit_counts_for_those_who_wait_already() -> None:
+    pool = Pool()
+    pool.settle(*(admit(n, rules=limited(max_runners=1)) for n in (1, 2, 3)))
+    plan = pool.settle(admit(4, rules=limited(max_runners=3)))
+    assert [promotion.job_key for promotion in plan.promotions] == ["acme_1_2", "acme_1_3"]
+
+
+# Swaps and idle runners
+
+
+def test_a_swapped_job_moves_the_lease_of_the_runner_that_got_it() -> None:
+    pool = Pool()
+    name = runner_of(pool.settle(admit(1)).results[0])
+    pool.settle(Resize(name, "large", Size(4000, 8 * GIB), "acme_1_7"))
+    lease = pool.ledger.leases[name]
+    assert (lease.size, lease.profile, lease.job_key) == (Size(4000, 8 * GIB), "large", "acme_1_7")
+    assert pool.reserved == Size(4000, 8 * GIB)
+
+
+def test_an_idle_runner_is_supply_for_the_next_fitting_job() -> None:
+    pool = Pool()
+    name = runner_of(pool.settle(admit(1)).results[0])
+    pool.settle(MakeIdle(name))
+    result = pool.settle(admit(2, "large")).results[0]
+    assert runner_of(result) == name
+    assert isinstance(result, Decided)
+    assert result.job.reservation is not None
+    assert result.job.reservation.has_runner
+    assert set(pool.ledger.leases) == {name}
+    assert pool.ledger.leases[name].size == Size(4000, 8 * GIB), "it grows to the job's size"
+
+
+def test_an_idle_runner_with_other_labels_is_of_no_use() -> None:
+    rules = policy(routes=[{"label_match": "*"}])
+    pool = Pool()
+    name = runner_of(pool.settle(admit(1, rules=rules, labels=("arm",))).results[0])
+    pool.settle(MakeIdle(name))
+    assert runner_of(pool.settle(admit(2, rules=rules, labels=("x64",))).results[0]) != name
+
+
+def test_an_idle_runner_takes_a_place_until_it_is_gone() -> None:
+    rules = limited(max_runners=1, labels=["ci"])
+    pool = Pool()
+    name = runner_of(pool.settle(admit(1, rules=rules)).results[0])
+    pool.settle(MakeIdle(name))
+    assert len(pool.ledger.leases) == 1
+    pool.settle(Release(name))
+    assert runner_of(pool.settle(admit(2, rules=rules)).results[0]) != name
+
+
+# Promises
+
+
+def promise(count: int, rules: Policy | None = None, run_id: int = 1, until: datetime | None = None) -> Promise:
+    match = admit(1, rules=rules).match
+    return Promise(run_id, "acme/app", (match,) * count, ("ci",), until or NOW + timedelta(minutes=5))
+
+
+def test_a_promised_place_is_taken_by_the_runs_own_job() -> None:
+    pool = Pool()
+    assert pool.settle(promise(2)).results == (Promised(None),)
+    assert len(pool.ledger.leases) == 2
+    result = pool.settle(admit(1)).results[0]
+    assert "which its run was promised" in reason(result)
+    assert len(pool.ledger.leases) == 2
+
+
+def test_a_promise_is_kept_against_others() -> None:
+    pool = Pool()
+    rules = limited(max_runners=2)
+    pool.settle(promise(2, rules))
+    assert pool.outcomes(admit(9, rules=rules, run_id=99)) == ["held"]
+    assert pool.outcomes(admit(1, rules=rules), admit(2, rules=rules)) == ["self_hosted", "self_hosted"]
+
+
+def test_a_promise_is_all_or_nothing() -> None:
+    pool = Pool()
+    plan = pool.settle(promise(3, limited(max_runners=2)))
+    assert plan.results == (Promised("all 2 places of ci are taken"),)
+    assert pool.ledger.leases == {}
+
+
+def test_no_promise_overtakes_those_who_wait() -> None:
+    pool = Pool(hosts=())
+    pool.settle(admit(1))
+    pool.hosts = HOSTS
+    pool.known = {}
+    plan = make_plan(pool.ledger, [promise(1)], {}, HOSTS, "default", "t", NOW)
+    assert plan.results == (Promised("other jobs wait for the room that there is"),)
+
+
+def test_a_promise_that_nobody_comes_for_lapses() -> None:
+    pool = Pool()
+    rules = limited(max_runners=1)
+    pool.settle(promise(1, rules))
+    assert pool.outcomes(admit(9, rules=rules, run_id=99)) == ["held"]
+    pool.now += timedelta(minutes=6)
+    assert [p.job_key for p in pool.settle(Forget("none")).promotions] == ["acme_99_9"]
+
+
+# Whatever comes
+
+
+def requests() -> st.SearchStrategy[Sequence[Request]]:
+    numbers = st.integers(1, 30)
+    rules = [policy(), limited(max_runners=4), limited(per_repository=2), routed(overflow="reject")]
+    admits = st.builds(
+        lambda number, name, repository, index: admit(number, name, rules=rules[index], repository=repository),
+        numbers,
+        st.sampled_from(["large", "small"]),
+        st.sampled_from(["acme/a", "acme/b"]),
+        st.integers(0, len(rules) - 1),
+    )
+    promises = st.builds(promise, st.integers(1, 3), st.sampled_from(rules), st.integers(1, 3))
+    forgets = st.builds(lambda number: Forget(f"acme_1_{number}"), numbers)
+    places_ = st.builds(lambda kind, number: (kind, number), st.sampled_from([Release, MakeIdle]), st.integers(0, 9))
+    return st.lists(st.one_of(admits, promises, forgets, places_), max_size=30)
+
+
+@settings(max_examples=150)
+@given(groups=st.lists(st.tuples(requests(), st.integers(0, 400)), max_size=6))
+def test_no_history_exceeds_places_quota_or_hosts_and_nothing_is_lost(
+    groups: list[tuple[Sequence[Request], int]],
+) -> None:
+    pool = Pool()
+    seen: Counter[str] = Counter()
+    for mixed, seconds in groups:
+        pool.now += timedelta(seconds=seconds)
+        names = list(pool.ledger.leases)
+        group = [
+            item[0](names[item[1] % len(names)] if names else "none") if isinstance(item, tuple) else item
+            for item in mixed
+        ]
+        before = set(pool.known)
+        plan = pool.settle(*group)
+        assert len(plan.results) == len(group)
+        assert pool.reserved.fits_into(HOSTS[0])
+        for name, known in pool.ledger.limits.items():
+            arrived = {r.job.key for r in group if isinstance(r, Admit)} - before
+            held_places = [lease for lease in pool.ledger.leases.values() if lease.scale_set == name]
+            new = [lease for lease in held_places if lease.job_key in arrived]
+            # A limit that was lowered takes nothing away from those who have a place.
+            assert not new or len(held_places) <= known.max_runners
+        # A job either has a lease, waits, or was told that it will not be served here; never two of these.
+        leased = Counter(lease.job_key for lease in pool.ledger.leases.values() if lease.job_key)
+        assert not leased or max(leased.values()) == 1
+        assert not set(leased) & set(pool.ledger.queue)
+        for promotion in plan.promotions:
+            seen[promotion.job_key] += 1
+            assert promotion.reservation.runner_name in pool.ledger.leases
+    assert not seen or max(seen.values()) == 1, "a job is promoted once"

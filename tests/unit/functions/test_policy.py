@@ -33,7 +33,8 @@ BROKEN_POLICIES = [
     ("all-names-dangle", "routes[0].scale_set", "known are ci"),
     ("all-names-dangle", "routes[1].profile", "known are small"),
     ("cpus-as-a-word", "profiles.small.cpus", "write a number of CPUs, such as 2 or 0.5"),
-    ("cpus-beyond-every-machine", "profiles.small.cpus", "write a number of CPUs"),
+    ("cpus-beyond-every-machine", "profiles.small.cpus", "more than any machine has"),
+    ("cpus-beyond-every-number", "profiles.small.cpus", "write a number of CPUs"),
     ("cpus-finer-than-a-thousandth", "profiles.small.cpus", "at most three decimal places"),
     ("cpus-missing", "profiles.small.cpus", "is missing"),
     ("cpus-superscript", "profiles.small.cpus", "write a number of CPUs"),
@@ -84,7 +85,11 @@ BROKEN_POLICIES = [
     ("scale-sets-missing", "scale_sets", "is missing"),
     ("strategy-self-hosted", "routes[0].strategy", "write 'self_hosted_first', 'self_hosted_only' or 'github_hosted'"),
     ("the-only-route-is-faulty", "routes[0].overflow", "is 'wait': write"),
-    ("unknown-key", "owner", "known here are version, profiles, default_profile, scale_sets, routes"),
+    (
+        "unknown-key",
+        "owner",
+        "known here are version, profiles,",
+    ),
     ("unknown-key-in-profile", "profiles.small.match_pattern", "did you mean match_patterns?"),
     ("unknown-key-in-route", "routes[2].overflows", "did you mean overflow?"),
     ("unknown-key-in-scale-set", "scale_sets.ci.runners", "did you mean max_runners?"),
@@ -125,6 +130,10 @@ def test_a_broken_policy_is_refused_with_the_places_of_all_its_problems_and_no_o
 @pytest.mark.parametrize(("name", "where", "correction"), BROKEN_POLICIES)
 def test_each_problem_of_a_broken_policy_comes_with_a_correction(name: str, where: str, correction: str) -> None:
     assert correction in next(problem.message for problem in problems_in(name) if problem.where == where)
+
+
+def test_a_problem_is_told_with_its_place_and_in_our_own_words() -> None:
+    assert list(map(str, problems_in("memory-2gb"))) == ["profiles.small.memory: memory '2gb': write 2g"]
 
 
 def test_an_error_tells_all_problems_with_their_places() -> None:

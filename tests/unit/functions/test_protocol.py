@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from functions.github import protocol
 from functions.github.errors import GitHubError, NameTaken, Refused, TryLater
-from functions.github.protocol import Answer, Request, Scope
+from functions.github.protocol import Answer, Request, RunnerOrder, Scope
 
 API = Path(__file__).parents[2] / "payloads" / "api"
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -69,7 +69,8 @@ def test_a_jit_runner_is_asked_for_as_in_the_recorded_exchange() -> None:
     exchange = recorded("generate-jitconfig.org.201.recorded.json")["request"]
     asked = exchange["body"]
     scope = Scope.organization("BeaverSoftware")
-    request = protocol.generate_jit_config(scope, asked["name"], asked["runner_group_id"], tuple(asked["labels"]))
+    order = RunnerOrder(scope, asked["name"], "Default", tuple(asked["labels"]))
+    request = protocol.generate_jit_config(order, asked["runner_group_id"])
     assert (request.method, request.path) == (exchange["method"], exchange["path"])
     assert request.body == asked | {"work_folder": "_work"}
 

@@ -6,7 +6,8 @@ from functions.routing.units import format_cpus, format_memory, parse_cpus, pars
 
 
 @pytest.mark.parametrize(
-    ("written", "millis"), [("4", 4000), (0.5, 500), ("1.5", 1500), ("500m", 500), (2, 2000), ("0.125", 125)]
+    ("written", "millis"),
+    [("4", 4000), (0.5, 500), ("1.5", 1500), ("500m", 500), (2, 2000), ("0.125", 125), ("16", 16000)],
 )
 def test_cpus_become_millicpus(written: object, millis: int) -> None:
     assert parse_cpus(written) == millis

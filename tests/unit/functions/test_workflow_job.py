@@ -20,7 +20,7 @@ from functions.documents.workflow_job import (
     WorkflowJob,
     job_key,
 )
-from tests.fakes.examples import GIB, NOW, job
+from tests.fakes.examples import GIB, NOW, job, runner_plan
 
 WHOLE = job(
     17556730984,
@@ -28,13 +28,12 @@ WHOLE = job(
     workflow="Tests",
     branch="feature/äöü",
     rank=JobState.COMPLETED,
-    decision=DecisionRecord(outcome="self_hosted", reason="takes 1 of 10 places", rule="routes[0]", cpu_millis=1000),
+    decision=DecisionRecord(outcome="self_hosted", reason="takes 1 of 10 places", rule="routes[0]"),
+    plan=runner_plan(),
     reservation=Reservation(
         pool="default",
         scale_set="ci",
         profile="small",
-        cpu_millis=1000,
-        memory_bytes=2 * GIB,
         runner_name="ry-1",
         token="t",
     ),
@@ -113,7 +112,7 @@ def test_the_state_of_a_job_is_its_rank(state: JobState) -> None:
         (0, JobState.QUEUED),
         (-5, JobState.QUEUED),
         (15, JobState.QUEUED),
-        (45, JobState.LAUNCHED),
+        (45, JobState.RESERVED),
         (69, JobState.IN_PROGRESS),
         (1000, JobState.COMPLETED),
     ],

@@ -4,27 +4,25 @@ import json
 import re
 from pathlib import Path
 
-from functions.routing.policy import Policy, Profile, Route, ScaleSet
-from local.diagrams import job_diagram, runner_diagram
+import pytest
+
+from functions.routing.policy import Egress, OverflowSettings, Policy, Profile, Route, ScaleSet
+from local.reference import documents
 
 ROOT = Path(__file__).parent.parent.parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_diagrams_are_made_from_the_tables_in_the_code() -> None:
-    assert f"```mermaid\n{job_diagram()}\n```" in README
-    assert f"```mermaid\n{runner_diagram()}\n```" in README
-
-
-def test_the_policy_shown_is_the_demos() -> None:
-    assert f"```yaml\n{(ROOT / 'policies' / 'demo.yaml').read_text()}```" in README
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_what_is_taken_from_the_code_is_in_step_with_it(path: Path) -> None:
+    """`python -m local.reference` writes it."""
+    assert path.read_text() == documents()[path]
 
 
 def test_every_key_of_the_policy_is_explained() -> None:
-    for section in (Policy, Profile, ScaleSet, Route):
-        for name, field in section.model_fields.items():
-            key = field.alias or name
-            assert f"`{key}" in README or key == "version", f"{section.__name__}.{key}"
+    for model in (Policy, Profile, Egress, ScaleSet, Route, OverflowSettings):
+        for name, field in model.model_fields.items():
+            assert field.description, f"{model.__name__}.{name}"
 
 
 def test_every_file_and_target_that_is_named_exists() -> None:

@@ -1,0 +1,109 @@
+"""A pool's ledger while a group of requests is being settled: changeable, with running sums. No I/O.
+
+A group may hold hundreds of jobs; counting all leases anew for each of them would make the decision slow.
+"""
+
+from collections import Counter
+from datetime import datetime
+
+from ..documents.ledger import KnownLimits, Lease, Ledger, Waiting
+from ..routing.capacity import NOTHING, Capacity, Limits, Size
+
+
+class Books:
+    """A working copy of a ledger."""
+
+    def __init__(self, ledger: Ledger, hosts: tuple[Size, ...]):
+        self.hosts = hosts
+        self.leases = dict(ledger.leases)
+        self.queue = dict(ledger.queue)
+        self._limits = dict(ledger.limits)
+        self._reserved = sum((lease.size for lease in self.leases.values()), NOTHING)
+        self._places = Counter(lease.scale_set for lease in self.leases.values())
+        self._places_of_repository = Counter((x.scale_set, x.repository) for x in self.leases.values())
+        self.runners_of_repository = Counter(lease.repository for lease in self.leases.values())
+        self._held = Counter(waiting.scale_set for waiting in self.queue.values() if waiting.is_held)
+        self._without_job = {name for name, lease in self.leases.items() if not lease.job_key}
+        self.has_changed = False
+
+    def to_ledger(self, token: str) -> Ledger:
+        """The ledger as it is to be written."""
+        return Ledger(leases=self.leases, queue=self.queue, limits=self._limits, token=token)
+
+    def capacity(self, scale_set: str, repository: str) -> Capacity:
+        """What a decision about a job sees."""
+        return Capacity(
+            hosts=self.hosts,
+            reserved=self._reserved,
+            places_taken=self._places[scale_set],
+            places_of_repository=self._places_of_repository[scale_set, repository],
+            held=self._held[scale_set],
+        )
+
+    def limits(self, scale_set: str) -> Limits:
+        return self._limits[scale_set].limits
+
+    def set_limits(self, scale_set: str, limits: Limits) -> None:
+        """The policy's newest word counts, also for those who wait already."""
+        known = KnownLimits(max_runners=limits.max_runners, per_repository=limits.per_repository)
+        if self._limits.get(scale_set) != known:
+            self._limits[scale_set] = known
+            self.has_changed = True
+
+    def put_lease(self, runner_name: str, lease: Lease) -> None:
+        """Makes a lease, or replaces one."""
+        if runner_name in self.leases:
+            self.drop_lease(runner_name)
+        self.leases[runner_name] = lease
+        self._count(lease, +1)
+        if not lease.job_key:
+            self._without_job.add(runner_name)
+        self.has_changed = True
+
+    def drop_lease(self, runner_name: str) -> Lease | None:
+        """Takes a lease away; None when there is none."""
+        lease = self.leases.pop(runner_name, None)
+        if lease is not None:
+            self._count(lease, -1)
+            self._without_job.discard(runner_name)
+            self.has_changed = True
+        return lease
+
+    def drop_lapsed(self, now: datetime) -> None:
+        """What was promised to a run that has not come for it is free again."""
+        for name in list(self._without_job):
+            until = self.leases[name].provisional_until
+            if until is not None and until <= now:
+                self.drop_lease(name)
+
+    def put_waiting(self, job_key: str, waiting: Waiting) -> None:
+        self.drop_waiting(job_key)
+        self.queue[job_key] = waiting
+        self._held[waiting.scale_set] += waiting.is_held
+        self.has_changed = True
+
+    def drop_waiting(self, job_key: str) -> None:
+        waiting = self.queue.pop(job_key, None)
+        if waiting is not None:
+            self._held[waiting.scale_set] -= waiting.is_held
+            self.has_changed = True
+
+    def find_reusable(self, waiting: Waiting) -> str | None:
+        """A lease that a job may have instead of a new one: promised to its run, or an idle runner's."""
+        idle: str | None = None
+        for name in self._without_job:
+            lease = self.leases[name]
+            if lease.scale_set != waiting.scale_set:
+                continue
+            if lease.provisional_until is not None:
+                if lease.run_id == waiting.run_id and lease.repository == waiting.repository:
+                    return name
+            elif lease.has_labels(waiting.labels):
+                idle = name if idle is None else min(idle, name)
+        return idle
+
+    def _count(self, lease: Lease, change: int) -> None:
+        self._reserved = self._reserved + lease.size if change > 0 else self._reserved - lease.size
+        self._places[lease.scale_set] += change
+        self._places_of_repository[lease.scale_set, lease.repository] += change
+        self.runners_of_repository[lease.repository] += change
