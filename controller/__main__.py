@@ -12,11 +12,13 @@ import typer
 
 from functions.log import configure_logging
 
+from .cli import policy
 from .settings import Settings, SettingsError, read_settings
 
 app = typer.Typer(
     help="Runs GitHub Actions jobs in containers of the right size.", no_args_is_help=True, add_completion=False
 )
+app.add_typer(policy.app, name="policy")
 _Config = Annotated[Path, typer.Option("--config", help="the controller's YAML file", envvar="RUNYARD_CONFIG")]
 
 

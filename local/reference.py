@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from functions.documents.lifecycle import RANK_OF_EVENT, RUNNER_TRANSITIONS, JobState, RunnerState
 from functions.routing.policy import Egress, OverflowSettings, Policy, Profile, Route, ScaleSet
+from functions.routing.schema import GLOBS, WRITTEN_AS, policy_schema
 
 ROOT = Path(__file__).parent.parent
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -27,8 +28,6 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("routes[]", Route),
     ("overflow", OverflowSettings),
 )
-_GLOBS = {"label_match", "repository", "workflow", "branch", "event", "match_patterns"}
-_WRITTEN_AS = {"cpus": "CPUs", "memory": "size", "timeout": "duration", "grace": "duration"}
 
 
 def runner_diagram() -> str:
@@ -73,8 +72,8 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _kind(key: str, field: FieldInfo) -> str:
-    if key in _WRITTEN_AS:
-        return _WRITTEN_AS[key]
+    if key in WRITTEN_AS:
+        return WRITTEN_AS[key]
     kinds = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
     (kind,) = [kind for kind in kinds if kind is not NoneType]
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -84,7 +83,7 @@ def _kind(key: str, field: FieldInfo) -> str:
     if get_origin(kind) is dict:
         return "map"
     if get_origin(kind) is tuple:
-        return "list, or one" if key in _GLOBS else "list"
+        return "list, or one" if key in GLOBS else "list"
     simple: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
     return simple[kind]
 
@@ -98,32 +97,6 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, Enum):
         return f"`{value.value}`"
     return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
-
-
-def policy_schema() -> str:
-    """A JSON Schema for editors. Sizes and durations are what people write, not what they are read as."""
-    schema = Policy.model_json_schema()
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Runyard routing policy"} | schema
-    _as_written(schema)
-    return json.dumps(schema, indent=2) + "\n"
-
-
-def _as_written(node: Any) -> None:
-    if isinstance(node, list):
-        for item in node:
-            _as_written(item)
-    elif isinstance(node, dict):
-        for key, field in node.get("properties", {}).items():
-            if key in _WRITTEN_AS:
-                field["type"] = ["string", "number"]
-                field.pop("minimum", None)
-            elif key in _GLOBS:
-                # One glob may be written without a list.
-                one = field.pop("items", {})
-                del field["type"]
-                field["anyOf"] = [{"type": "array", "items": one}, one]
-        for value in node.values():
-            _as_written(value)
 
 
 def replace_block(text: str, name: str, content: str) -> str:

@@ -1,6 +1,7 @@
 """Runs the demo: `python -m local.demo [--keep] [--report FILE]`; exit code 0 only if it has shown all it promises."""
 
 import argparse
+import getpass
 import json
 import os
 import shlex
@@ -16,9 +17,10 @@ import docker
 from google.cloud import firestore
 from rich.console import Console
 
+from controller.cli.draft import read_document
+from controller.policy_store import PolicyStore
 from functions.documents import ledger, pending_runner, workflow_job
 from functions.routing.policy import Policy, parse_policy
-from policies.publish import load, publish
 
 from ..emulator import NoEmulator, running_emulator
 from ..engine import NoEngine, running_engine
@@ -142,13 +144,16 @@ def _run(console: Console, *, keep: bool, report: Path) -> int:
         say("Stand-in runner image: building it from this machine's Python and busybox, no registry needed")
         ensure_image(engine)
         stack = Stack(StackOptions(folder, f"demo-{os.getpid()}", emulator_host, docker_host, seed=int(time.time())))
-        document: Any = load(POLICY_FILE)
+        document = read_document(POLICY_FILE)
+        policy = parse_policy(document)
         client = firestore.Client(project=stack.options.project)
         processes = _start(stack, cleanup, say)
-        revision = publish(client, ORG, document)
+        store = PolicyStore(stack.options.project)
+        revision = store.push(ORG, document, getpass.getuser(), "the demo's")
+        store.close()
         say(f"Policy: policies/demo.yaml published for {ORG}, revision {revision}")
         say(f"Workflow: dispatching ten jobs with the label {LABEL}; webhooks are signed and go over HTTP")
-        demo = Demo(stack, client, engine, parse_policy(document))
+        demo = Demo(stack, client, engine, policy)
         demo.dispatch()
         with View(console) as view:
             seconds = demo.follow(view)
@@ -190,8 +195,8 @@ Everything runs on until Ctrl-C. From another terminal:
   runners' containers        docker -H {stack.options.docker_host} ps --filter label=runyard.host
   documents                  {environment} .venv/bin/python -c "from google.cloud import firestore
                              for d in firestore.Client().collection('workflowJobs').stream(): print(d.to_dict())"
-  publish another policy     {environment} .venv/bin/python -m policies.publish policies/demo.yaml --org {ORG} \\
-                             --project {stack.options.project}
+  publish another policy     {environment} .venv/bin/runyard policy push policies/demo.yaml --org {ORG}
+  why a job went where       {environment} .venv/bin/runyard policy explain --org {ORG} --labels {LABEL} --name high-cpu
   queue another job          curl -d '{dispatch}' http://127.0.0.1:{stack.control_port}/dispatch
 """,
         highlight=False,

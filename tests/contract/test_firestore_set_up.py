@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from controller.firestore import ControllerStore
+from controller.policy_store import PolicyStore
 from functions.documents.firestore import FirestoreStore
 from tests.fakes.examples import NOW, host, job, pending_runner
 
@@ -64,6 +65,11 @@ async def run_every_query(project: str) -> None:
     await controller.list_hosts("default")
     await controller.find_jobs("acme", 1, "build")
     await controller.find_jobs_of_runner("ry-1")
+    policies = PolicyStore(project)
+    policies.list_hosts()
+    policies.list_revisions("acme")
+    policies.list_recent_jobs("acme", 10)
+    policies.close()
     heard = threading.Event()
     watch = controller.watch_pending("default", lambda _: heard.set())
     assert await asyncio.to_thread(heard.wait, 20)

@@ -11,13 +11,13 @@ import docker
 import pytest
 from google.cloud import firestore
 
+from controller.policy_store import PolicyStore
 from functions.documents import ledger, pending_runner, workflow_job
 from functions.documents.pending_runner import PendingRunner
 from functions.documents.workflow_job import WorkflowJob
 from local.image import IMAGE
 from local.processes import Process
 from local.stack import Stack, StackOptions
-from policies.publish import publish
 
 REPOSITORY = "acme/app"
 
@@ -53,7 +53,9 @@ class Yard:
             "scale_sets": {"ci": {"max_runners": 10, "image": IMAGE} | changes},
             "routes": [{"label_match": "ci", "strategy": "self_hosted_only"}],
         }
-        publish(self.firestore, REPOSITORY.partition("/")[0], policy)
+        store = PolicyStore(self.stack.options.project)
+        store.push(REPOSITORY.partition("/")[0], policy, "test", "")
+        store.close()
 
     def dispatch(self, *names: str, script: str = "true", **job: Any) -> list[int]:
         """Starts a workflow run with these jobs; their ids."""

@@ -1,0 +1,1 @@
+"""The commands of `runyard` that are for people."""

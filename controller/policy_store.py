@@ -1,0 +1,110 @@
+"""The operator's door to Firestore: policies with their history, and the jobs that were decided by them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from google.cloud import firestore
+
+from functions.documents import host, installation, ledger, workflow_job
+from functions.documents.firestore import translated_errors
+from functions.documents.host import Host
+from functions.documents.installation import Installation, installation_id
+from functions.documents.ledger import Ledger
+from functions.documents.workflow_job import WorkflowJob
+
+REVISIONS = "policyRevisions"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One accepted policy."""
+
+    number: int
+    policy: Mapping[str, Any]
+    who: str
+    at: datetime
+    message: str
+
+
+class PolicyStore:
+    """Reads and writes of `runyard policy`. Calls block."""
+
+    def __init__(self, project: str, database: str = "(default)"):
+        self._client = firestore.Client(project=project, database=database)
+
+    def read(self, org: str) -> Installation | None:
+        with translated_errors():
+            snapshot = self._installation(org).get()
+        return Installation.from_firestore(snapshot.to_dict() or {}) if snapshot.exists else None
+
+    def push(self, org: str, policy: Mapping[str, Any], who: str, message: str) -> int:
+        """Makes a checked policy the newest one; its revision.
+
+        Policy and revision are written together, guarded by what was there: of two who push at once one is told.
+
+        Raises:
+            Moved: somebody else has changed the document in between.
+        """
+        reference = self._installation(org)
+        with translated_errors():
+            snapshot = reference.get()
+            found = Installation.from_firestore(snapshot.to_dict() or {}) if snapshot.exists else Installation()
+            number = found.revision + 1
+            batch = self._client.batch()
+            fields = {"policy": dict(policy), "revision": number}
+            if snapshot.exists:
+                guard = self._client.write_option(last_update_time=snapshot.update_time)
+                batch.update(reference, {**fields, "lastError": firestore.DELETE_FIELD}, option=guard)
+            else:
+                batch.create(reference, fields)
+            entry = {"policy": dict(policy), "who": who, "at": datetime.now(UTC), "message": message}
+            batch.set(reference.collection(REVISIONS).document(str(number)), entry)
+            batch.commit()
+        return number
+
+    def list_revisions(self, org: str) -> list[Revision]:
+        """Newest first."""
+        with translated_errors():
+            snapshots = list(self._installation(org).collection(REVISIONS).stream())
+        return sorted((_revision(snapshot) for snapshot in snapshots), key=lambda revision: -revision.number)
+
+    def read_revision(self, org: str, number: int) -> Revision | None:
+        with translated_errors():
+            snapshot = self._installation(org).collection(REVISIONS).document(str(number)).get()
+        return _revision(snapshot) if snapshot.exists else None
+
+    def list_hosts(self) -> list[Host]:
+        """All hosts, dead ones too."""
+        with translated_errors():
+            return [Host.from_firestore(s.to_dict() or {}) for s in self._client.collection(host.COLLECTION).stream()]
+
+    def read_ledger(self, pool: str) -> Ledger:
+        with translated_errors():
+            snapshot = self._client.collection(ledger.COLLECTION).document(pool).get()
+        return Ledger.from_firestore(snapshot.to_dict() or {})
+
+    def list_recent_jobs(self, org: str, most: int) -> list[WorkflowJob]:
+        """The newest jobs of an organization."""
+        query = (
+            self._client.collection(workflow_job.COLLECTION)
+            .where(filter=firestore.FieldFilter("org", "==", org))
+            .order_by("phases.queuedAt", direction=firestore.Query.DESCENDING)
+            .limit(most)
+        )
+        with translated_errors():
+            return [WorkflowJob.from_firestore(snapshot.to_dict() or {}) for snapshot in query.stream()]
+
+    def close(self) -> None:
+        self._client.close()  # type: ignore[no-untyped-call]
+
+    def _installation(self, org: str) -> Any:
+        return self._client.collection(installation.COLLECTION).document(installation_id(org))
+
+
+def _revision(snapshot: Any) -> Revision:
+    fields = snapshot.to_dict() or {}
+    return Revision(
+        int(snapshot.id), fields.get("policy", {}), str(fields.get("who", "")), fields["at"], fields.get("message", "")
+    )
