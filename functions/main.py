@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from .admission.group import Admission, Settled
-from .admission.plan import Request as AdmissionRequest
+from .admission.requests import Request as AdmissionRequest
 from .documents.errors import StoreRefused, StoreUnavailable
 from .documents.firestore import FirestoreStore
 from .github.client import GitHubClient

@@ -11,7 +11,7 @@ import yaml
 
 from functions.routing.classify import CompiledPolicy, Match, why_not
 from functions.routing.job import JobFacts
-from functions.routing.policy import Policy, Strategy
+from functions.routing.policy import Policy, PolicyError, Problem, Strategy
 from functions.routing.prices import hosted_cost_usd
 from functions.webhook.event import Action, JobEvent, MalformedPayload, parse_event
 

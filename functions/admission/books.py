@@ -6,8 +6,8 @@ A group may hold hundreds of jobs; counting all leases anew for each of them wou
 from collections import Counter
 from datetime import datetime
 
-from ..documents.ledger import KnownLimits, Lease, Ledger, Waiting
-from ..routing.capacity import NOTHING, Capacity, Limits, Size
+from ..documents.ledger import KnownLimits, Lease, Ledger, Switch, Waiting
+from ..routing.capacity import NOTHING, Capacity, Limits, Shortage, Size
 
 
 class Books:
@@ -43,12 +43,46 @@ class Books:
     def limits(self, scale_set: str) -> Limits:
         return self._limits[scale_set].limits
 
-    def set_limits(self, scale_set: str, limits: Limits) -> None:
+    def set_limits(self, scale_set: str, limits: Limits, switch: Switch | None) -> None:
         """The policy's newest word counts, also for those who wait already."""
-        known = KnownLimits(max_runners=limits.max_runners, per_repository=limits.per_repository)
-        if self._limits.get(scale_set) != known:
+        before = self._limits.get(scale_set)
+        update = {"max_runners": limits.max_runners, "per_repository": limits.per_repository, "switch": switch}
+        known = KnownLimits(max_runners=1) if before is None else before
+        known = known.model_copy(update=update)
+        if before != known:
             self._limits[scale_set] = known
             self.has_changed = True
+
+    def pause(self, scale_set: str, until: datetime, reason: str) -> None:
+        """GitHub gives a scale set no runners: nobody is admitted to it until then."""
+        known = self._limits.get(scale_set, KnownLimits(max_runners=1))
+        self._limits[scale_set] = known.model_copy(update={"paused_until": until, "pause_reason": reason[:300]})
+        self.has_changed = True
+
+    def find_pause(self, scale_set: str, now: datetime) -> Shortage | None:
+        known = self._limits[scale_set]
+        if known.paused_until is None or known.paused_until <= now:
+            return None
+        reason = f"GitHub gives no runners until {known.paused_until:%H:%M:%S} ({known.pause_reason})"
+        return Shortage(reason, passes=True)
+
+    def flip_switches(self) -> list[tuple[Switch, bool]]:
+        """The variables that must be switched now, each with whether it is to name GitHub's runners.
+
+        Between `low` and `high` nothing happens, so that one job more or less does not switch to and fro.
+        """
+        flips = []
+        for scale_set, known in self._limits.items():
+            if known.switch is None:
+                continue
+            free = (known.max_runners - self._places[scale_set]) / known.max_runners if self.hosts else 0
+            limit = known.switch.high if known.is_switched else known.switch.low
+            is_short = free <= limit if known.is_switched else free < limit
+            if is_short != known.is_switched:
+                self._limits[scale_set] = known.model_copy(update={"is_switched": is_short})
+                self.has_changed = True
+                flips.append((known.switch, is_short))
+        return flips
 
     def put_lease(self, runner_name: str, lease: Lease) -> None:
         """Makes a lease, or replaces one."""
@@ -74,6 +108,13 @@ class Books:
         for name in list(self._without_job):
             until = self.leases[name].provisional_until
             if until is not None and until <= now:
+                self.drop_lease(name)
+
+    def drop_promises(self, repository: str, run_id: int) -> None:
+        """Takes back what a run was promised."""
+        for name in list(self._without_job):
+            lease = self.leases[name]
+            if lease.provisional_until is not None and (lease.repository, lease.run_id) == (repository, run_id):
                 self.drop_lease(name)
 
     def put_waiting(self, job_key: str, waiting: Waiting) -> None:

@@ -17,7 +17,8 @@ from ..documents.errors import Moved, StoreUnavailable
 from ..documents.host import Host
 from ..documents.ledger import Ledger
 from ..documents.workflow_job import WorkflowJob
-from .plan import Admit, Forget, Plan, Promise, Promotion, Request, Result, make_plan
+from .plan import make_plan
+from .requests import Admit, Flip, Forget, Plan, Postpone, Promise, Promotion, Request, Result
 
 MOST_IN_A_GROUP = 150
 SPACING_S = 0.25
@@ -66,10 +67,11 @@ class LedgerStore(Protocol):
 
 @dataclass(frozen=True)
 class Settled:
-    """A request's result, and the jobs that its group has freed from the queue: whoever gets them provides for them."""
+    """A request's result, and what its group leaves to be done: whoever gets it does it."""
 
     result: Result
     promotions: tuple[Promotion, ...] = ()
+    flips: tuple[Flip, ...] = ()
 
 
 @dataclass
@@ -170,12 +172,13 @@ class Admission:
 
 
 def _hand_out(group: Sequence[_Waiting], plan: Plan) -> None:
-    """Gives everyone their result, and the promoted jobs to them in turn."""
+    """Gives everyone their result, and what is left to be done to them in turn."""
     listening = [
         (waiting, result) for waiting, result in zip(group, plan.results, strict=True) if not waiting.done.done()
     ]
     for index, (waiting, result) in enumerate(listening):
-        waiting.done.set_result(Settled(result, plan.promotions[index :: len(listening)]))
+        share = slice(index, None, len(listening))
+        waiting.done.set_result(Settled(result, plan.promotions[share], plan.flips[share]))
 
 
 def _may_be_stale_for(requests: Sequence[Request], ledger: Ledger) -> bool:
@@ -185,11 +188,13 @@ def _may_be_stale_for(requests: Sequence[Request], ledger: Ledger) -> bool:
             case Admit() | Promise():
                 continue
             case Forget(job_key):
-                if job_key not in ledger.queue:
-                    return True
+                is_there = job_key in ledger.queue
+            case Postpone(job):
+                is_there = job.reservation is not None and job.reservation.runner_name in ledger.leases
             case _:
-                if request.runner_name not in ledger.leases:
-                    return True
+                is_there = request.runner_name in ledger.leases
+        if not is_there:
+            return True
     return False
 
 

@@ -4,10 +4,9 @@ Who comes first, when there is not room for all: higher priority, then the repos
 who waits longest. Jobs that have just come take their turn in the same order, so nobody overtakes those who wait.
 """
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from ..documents.ledger import Lease, Ledger, Waiting
 from ..documents.lifecycle import JobState
@@ -17,119 +16,27 @@ from ..routing.capacity import Capacity, Limits, Shortage, Size, find_shortage
 from ..routing.classify import Match
 from ..routing.evaluate import Decision, Outcome, decide_without_room
 from .books import Books
+from .line import Line
+from .requests import (
+    Admit,
+    Applied,
+    Decided,
+    Flip,
+    Forget,
+    Known,
+    MakeIdle,
+    Plan,
+    Postpone,
+    Promise,
+    Promised,
+    Promotion,
+    Release,
+    Request,
+    Resize,
+    Result,
+)
 
-PATIENCE = timedelta(seconds=60)
-"""smaller jobs may go before a larger one that does not fit yet; after this time they no longer do"""
 _BEHIND_OTHERS = Shortage("other jobs wait for the room that there is", passes=True)
-
-
-@dataclass(frozen=True)
-class Admit:
-    """Decide about a queued job, and take a place for it if there is one."""
-
-    job: WorkflowJob
-    match: Match
-    policy_revision: int
-    overflow_grace: timedelta | None = None
-    """how long an overflowed job is left to GitHub; None when the policy names no mechanism by which it gets there"""
-
-
-@dataclass(frozen=True)
-class Promise:
-    """Set places aside for jobs that a workflow run will queue in a moment: for all of them or for none."""
-
-    run_id: int
-    repository: str
-    matches: tuple[Match, ...]
-    """the rules of each job"""
-    labels: tuple[str, ...]
-    until: datetime
-
-
-@dataclass(frozen=True)
-class Release:
-    """Give back what a runner holds."""
-
-    runner_name: str
-
-
-@dataclass(frozen=True)
-class MakeIdle:
-    """A runner's job is gone, and the runner is up: the next fitting job may have it."""
-
-    runner_name: str
-
-
-@dataclass(frozen=True)
-class Forget:
-    """A job has ended, or somebody else's runner has it: it waits no more."""
-
-    job_key: str
-
-
-@dataclass(frozen=True)
-class Resize:
-    """A runner was given a job of another profile than its own: move its lease to that size."""
-
-    runner_name: str
-    profile: str
-    size: Size
-    job_key: str
-
-
-Request = Admit | Promise | Release | MakeIdle | Forget | Resize
-
-
-@dataclass(frozen=True)
-class Decided:
-    """The job as it was recorded, decision included."""
-
-    job: WorkflowJob
-
-
-@dataclass(frozen=True)
-class Known:
-    """The job was recorded before: a redelivery, or a later event has overtaken this one."""
-
-    job: WorkflowJob
-
-
-@dataclass(frozen=True)
-class Promised:
-    """Whether places were set aside, and why not."""
-
-    shortage: str | None
-
-
-@dataclass(frozen=True)
-class Applied:
-    """Everything else; `changed` is False when there was nothing to do."""
-
-    changed: bool
-
-
-Result = Decided | Known | Promised | Applied
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """A job that waited has a place now."""
-
-    job_key: str
-    reservation: Reservation
-    reason: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The ledger after a group, the documents to write with it, and each request's result, in order."""
-
-    ledger: Ledger
-    creates: tuple[WorkflowJob, ...]
-    promotions: tuple[Promotion, ...]
-    results: tuple[Result, ...]
-    needs_commit: bool
-    """False when the group neither changes the ledger nor concludes anything from it"""
 
 
 @dataclass
@@ -178,20 +85,24 @@ def make_plan(
         else:
             arrivals[request.job.key] = (index, request)
     decided = _admit_in_order(draft, arrivals)
+    flips = tuple(Flip(switch, is_short) for switch, is_short in draft.books.flip_switches())
     results |= {arrivals[key][0]: Decided(job) for key, job in decided.items()}
     results |= {index: Known(decided[key]) for index, key in repeated.items()}
     return Plan(
         draft.books.to_ledger(token),
         tuple(decided.values()),
         tuple(draft.promotions),
+        flips,
         tuple(results[index] for index in range(len(requests))),
         needs_commit=bool(decided) or draft.books.has_changed,
     )
 
 
-def _apply(draft: _Draft, request: Promise | Release | MakeIdle | Forget | Resize) -> Result:
+def _apply(draft: _Draft, request: Promise | Release | MakeIdle | Forget | Resize | Postpone) -> Result:
     if isinstance(request, Promise):
         return _promise(draft, request)
+    if isinstance(request, Postpone):
+        return _postpone(draft, request)
     books = draft.books
     if isinstance(request, Forget):
         was_there = request.job_key in books.queue
@@ -215,15 +126,44 @@ def _apply(draft: _Draft, request: Promise | Release | MakeIdle | Forget | Resiz
     return Applied(True)
 
 
+def _postpone(draft: _Draft, request: Postpone) -> Applied:
+    job, books = request.job, draft.books
+    if job.reservation is None or job.plan is None:
+        return Applied(False)
+    lease = books.drop_lease(job.reservation.runner_name)
+    scale_set = scale_set_key(job.org, job.plan.scale_set)
+    books.pause(scale_set, request.until, request.reason)
+    if request.is_held and lease is not None:
+        profile = job.plan.profile
+        waiting = Waiting(
+            cpu_millis=profile.cpu_millis,
+            memory_bytes=profile.memory_bytes,
+            scale_set=scale_set,
+            profile=profile.name,
+            repository=job.repository,
+            labels=job.labels,
+            run_id=job.run_id,
+            job_id=job.job_id,
+            priority=job.plan.priority,
+            # It was its turn already: nobody who came later goes first.
+            since=job.phases.received_at or draft.now,
+        )
+        books.put_waiting(job.key, waiting)
+    return Applied(lease is not None)
+
+
 def _promise(draft: _Draft, request: Promise) -> Promised:
     """All or nothing: a matrix that is cut in half by `runs-on` would be of no use to anybody."""
     books = draft.books
+    # Asked again, a run gets what it needs now, not what it was promised before on top.
+    books.drop_promises(request.repository, request.run_id)
     names: list[str] = []
     for number, match in enumerate(request.matches):
-        books.set_limits(match.scale_set_name, _limits_of(match))
-        waiting = _waiting_of(match, request.repository, request.labels, request.run_id, 0, draft.now)
-        capacity = books.capacity(match.scale_set_name, request.repository)
-        shortage = _BEHIND_OTHERS if capacity.held else _shortage(books, waiting, may_reuse=False)
+        scale_set = scale_set_key(request.org, match.scale_set_name)
+        books.set_limits(scale_set, _limits_of(match), request.switch)
+        waiting = _waiting_of(match, request.org, request.repository, request.labels, request.run_id, 0, draft.now)
+        capacity = books.capacity(scale_set, request.repository)
+        shortage = _BEHIND_OTHERS if capacity.held else _shortage(draft, waiting, may_reuse=False)
         if shortage is not None:
             for name in names:
                 books.drop_lease(name)
@@ -238,15 +178,16 @@ def _admit_in_order(draft: _Draft, arrivals: Mapping[str, tuple[int, Admit]]) ->
     """Gives the room that there is to those who wait and those who have just come, and decides about the latter."""
     books = draft.books
     for _, request in arrivals.values():
-        books.set_limits(request.match.scale_set_name, _limits_of(request.match))
+        scale_set = scale_set_key(request.job.org, request.match.scale_set_name)
+        books.set_limits(scale_set, _limits_of(request.match), request.switch)
     queue = dict(books.queue)
     queue |= {key: _waiting_of_job(request, draft.now) for key, (_, request) in arrivals.items()}
     decided: dict[str, WorkflowJob] = {}
-    line = _Line(queue, books, draft.now)
+    line = Line(queue, books, draft.now)
     while (key := line.next()) is not None:
         waiting = queue[key]
         capacity = books.capacity(waiting.scale_set, waiting.repository)
-        shortage = _shortage(books, waiting, may_reuse=True)
+        shortage = _shortage(draft, waiting, may_reuse=True)
         if shortage is not None:
             line.pass_over(key, shortage)
             continue
@@ -265,48 +206,11 @@ def _admit_in_order(draft: _Draft, arrivals: Mapping[str, tuple[int, Admit]]) ->
     return {key: decided[key] for key in arrivals}
 
 
-class _Line:
-    """Who is next: priority, then the repository with the fewest runners, then age."""
-
-    def __init__(self, queue: Mapping[str, Waiting], books: Books, now: datetime):
-        self._queue = queue
-        self._books = books
-        self._now = now
-        self._groups: dict[tuple[int, str], deque[str]] = {}
-        self._is_closed = False
-        self.reasons: dict[str, Shortage] = {}
-        ready = [key for key, waiting in queue.items() if waiting.not_before is None or waiting.not_before <= now]
-        for key in sorted(ready, key=self._age):
-            self._groups.setdefault((queue[key].priority, queue[key].repository), deque()).append(key)
-
-    def _age(self, key: str) -> tuple[datetime, int]:
-        return self._queue[key].since, self._queue[key].job_id
-
-    def next(self) -> str | None:
-        if self._is_closed or not self._groups:
-            return None
-
-        def rank(group: tuple[int, str]) -> tuple[int, int, tuple[datetime, int]]:
-            priority, repository = group
-            return -priority, self._books.runners_of_repository[repository], self._age(self._groups[group][0])
-
-        return self._groups[min(self._groups, key=rank)][0]
-
-    def pass_over(self, key: str, shortage: Shortage) -> None:
-        """Lets those behind it go first, unless it has waited long enough."""
-        self.reasons[key] = shortage
-        self._is_closed = shortage.is_of_room and self._now - self._queue[key].since > PATIENCE
-        self.step_out(key)
-
-    def step_out(self, key: str) -> None:
-        group = (self._queue[key].priority, self._queue[key].repository)
-        self._groups[group].popleft()
-        if not self._groups[group]:
-            del self._groups[group]
-
-
-def _shortage(books: Books, waiting: Waiting, *, may_reuse: bool) -> Shortage | None:
+def _shortage(draft: _Draft, waiting: Waiting, *, may_reuse: bool) -> Shortage | None:
     """Why a job cannot have a place now; a place that it may have from another does not count against it."""
+    books = draft.books
+    if (pause := books.find_pause(waiting.scale_set, draft.now)) is not None:
+        return pause
     capacity = books.capacity(waiting.scale_set, waiting.repository)
     reusable = books.find_reusable(waiting) if may_reuse else None
     if reusable is not None:
@@ -317,7 +221,8 @@ def _shortage(books: Books, waiting: Waiting, *, may_reuse: bool) -> Shortage | 
             places_taken=capacity.places_taken - 1,
             places_of_repository=capacity.places_of_repository - (lease.repository == waiting.repository),
         )
-    return find_shortage(waiting.size, waiting.scale_set, books.limits(waiting.scale_set), capacity)
+    name = waiting.scale_set.rpartition("/")[2]
+    return find_shortage(waiting.size, name, books.limits(waiting.scale_set), capacity)
 
 
 def _take_place(draft: _Draft, key: str, waiting: Waiting) -> tuple[Reservation, str]:
@@ -333,14 +238,15 @@ def _take_place(draft: _Draft, key: str, waiting: Waiting) -> tuple[Reservation,
     books.put_lease(name, lease)
     taken = books.capacity(waiting.scale_set, waiting.repository).places_taken
     most = books.limits(waiting.scale_set).max_runners
-    reason = f"takes {taken} of {most} places of {waiting.scale_set} with profile {waiting.profile}"
+    scale_set = waiting.scale_set.rpartition("/")[2]
+    reason = f"takes {taken} of {most} places of {scale_set} with profile {waiting.profile}"
     if has_runner:
         reason = f"the idle runner {name} is there for it"
     elif old is not None:
         reason += ", which its run was promised"
     reservation = Reservation(
         pool=draft.pool,
-        scale_set=waiting.scale_set,
+        scale_set=scale_set,
         profile=waiting.profile,
         runner_name=name,
         has_runner=has_runner,
@@ -352,7 +258,8 @@ def _take_place(draft: _Draft, key: str, waiting: Waiting) -> tuple[Reservation,
 def _turn_away(draft: _Draft, key: str, request: Admit, shortage: Shortage) -> WorkflowJob:
     """No place now: wait, overflow or reject, as the route says."""
     match, grace = request.match, request.overflow_grace
-    capacity = draft.books.capacity(match.scale_set_name, request.job.repository)
+    scale_set = scale_set_key(request.job.org, match.scale_set_name)
+    capacity = draft.books.capacity(scale_set, request.job.repository)
     decision = decide_without_room(match, shortage, capacity.held, can_overflow=grace is not None)
     waiting = _waiting_of_job(request, draft.now)
     if decision.outcome is Outcome.HELD:
@@ -390,22 +297,27 @@ def _recorded(
     return job.model_copy(update={"reservation": reservation, "rank": int(JobState.RESERVED), "phases": phases})
 
 
+def scale_set_key(org: str, name: str) -> str:
+    """What a scale set is called in a ledger that may serve several organizations."""
+    return f"{org.lower()}/{name}"
+
+
 def _limits_of(match: Match) -> Limits:
     return Limits(match.scale_set.max_runners, match.scale_set.per_repository)
 
 
 def _waiting_of_job(request: Admit, now: datetime) -> Waiting:
     job = request.job
-    return _waiting_of(request.match, job.repository, job.labels, job.run_id, job.job_id, now)
+    return _waiting_of(request.match, job.org, job.repository, job.labels, job.run_id, job.job_id, now)
 
 
 def _waiting_of(
-    match: Match, repository: str, labels: tuple[str, ...], run_id: int, job_id: int, now: datetime
+    match: Match, org: str, repository: str, labels: tuple[str, ...], run_id: int, job_id: int, now: datetime
 ) -> Waiting:
     return Waiting(
         cpu_millis=match.profile.cpu_millis,
         memory_bytes=match.profile.memory_bytes,
-        scale_set=match.scale_set_name,
+        scale_set=scale_set_key(org, match.scale_set_name),
         profile=match.profile_name,
         repository=repository,
         labels=labels,

@@ -70,11 +70,34 @@ class Waiting(Document):
         return Size(self.cpu_millis, self.memory_bytes)
 
 
+class Switch(Document):
+    """A variable at GitHub that workflows use for `runs-on`, switched when a scale set's places run short."""
+
+    scope: str
+    """where it is: `/orgs/acme` or `/repos/acme/app`"""
+    name: str
+    labels: tuple[str, ...]
+    """its value while there is room"""
+    hosted_labels: tuple[str, ...]
+    """its value while there is none"""
+    low: float
+    """switched to GitHub's runners when a smaller part of the places is free"""
+    high: float
+    """switched back when a larger part is"""
+    installation_id: int | None = None
+
+
 class KnownLimits(Document):
     """What the policy last allowed a scale set: the queue goes by it when no new job brings the policy along."""
 
     max_runners: int
     per_repository: int | None = None
+    switch: Switch | None = None
+    is_switched: bool = False
+    """the variable names GitHub's runners"""
+    paused_until: datetime | None = None
+    """GitHub gives it no runners until then"""
+    pause_reason: str = ""
 
     @property
     def limits(self) -> Limits:
@@ -87,6 +110,6 @@ class Ledger(Document):
     leases: dict[str, Lease] = {}
     queue: dict[str, Waiting] = {}
     limits: dict[str, KnownLimits] = {}
-    """by scale set"""
+    """by scale set; a pool may serve several organizations, so each is named `org/scale set`"""
     token: str = ""
     """of the last group commit: tells our own write from another's after a lost answer"""

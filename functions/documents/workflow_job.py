@@ -60,6 +60,7 @@ class RunnerPlan(Document):
     image: str
     labels: tuple[str, ...]
     scale_set: str
+    priority: int = 0
     runner_group: str
     scope: str
     """where it is registered: `/orgs/acme` or `/repos/acme/app`"""

@@ -89,6 +89,17 @@ class GitHubClient:
         answer = await self._call(protocol.cancel_run(repository, run_id), scope, installation_id)
         protocol.check_cancelled(answer, self._now())
 
+    async def set_variable(self, scope: Scope, name: str, value: str, installation_id: int | None) -> None:
+        """Sets an organization's or repository's variable; makes it if there is none.
+
+        Raises:
+            GitHubError: it is not allowed (permission "Variables: write"), or not now.
+        """
+        answer = await self._call(protocol.update_variable(scope, name, value), scope, installation_id)
+        if protocol.is_missing(answer):
+            answer = await self._call(protocol.create_variable(scope, name, value), scope, installation_id)
+        protocol.check_written(answer, self._now())
+
     async def delete_runner(self, scope: Scope, runner_id: int, installation_id: int | None) -> None:
         """Removes a runner; one that is gone already is no error.
 

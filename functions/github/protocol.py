@@ -107,6 +107,16 @@ def list_runner_groups(scope: Scope) -> Request:
     return Request("GET", f"{scope.path}/actions/runner-groups", query={"per_page": "100"})
 
 
+def update_variable(scope: Scope, name: str, value: str) -> Request:
+    path = f"{scope.path}/actions/variables/{quote(name, safe='')}"
+    return Request("PATCH", path, {"name": name, "value": value})
+
+
+def create_variable(scope: Scope, name: str, value: str) -> Request:
+    body = {"name": name, "value": value} | ({"visibility": "all"} if scope.is_organization else {})
+    return Request("POST", f"{scope.path}/actions/variables", body)
+
+
 def get_run(repository: str, run_id: int) -> Request:
     return Request("GET", f"{Scope.repository(repository).path}/actions/runs/{run_id}")
 
@@ -216,6 +226,16 @@ def read_run(answer: Answer, now: datetime) -> RunFacts:
     """The run in a 200 answer."""
     reply = _read(_RunReply, answer, 200, now)
     return RunFacts(reply.event, reply.head_repository.full_name if reply.head_repository else None)
+
+
+def is_missing(answer: Answer) -> bool:
+    return answer.status == 404
+
+
+def check_written(answer: Answer, now: datetime) -> None:
+    """201 and 204 say that it is written; raises a `GitHubError` otherwise."""
+    if answer.status not in {201, 204}:
+        _refuse(answer, now)
 
 
 def check_cancelled(answer: Answer, now: datetime) -> None:

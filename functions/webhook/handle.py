@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from ..admission.group import Settled
-from ..admission.plan import Admit, Decided, Forget, Known, MakeIdle, Release, Request, Resize
+from ..admission.requests import Admit, Decided, Forget, Known, MakeIdle, Release, Request, Resize
 from ..documents.installation import Installation, LastError, LastGood, has_policy
+from ..documents.ledger import Switch
 from ..documents.lifecycle import JobState
 from ..documents.pending_runner import PendingRunner
 from ..documents.runner_name import RunnerName, read_runner_name
@@ -27,7 +28,7 @@ from ..github.protocol import RunFacts, Scope
 from ..routing.classify import CompiledPolicy, Match
 from ..routing.evaluate import Outcome
 from ..routing.job import JobFacts, Trust
-from ..routing.policy import Overflow, RunnerLevel, Strategy
+from ..routing.policy import Mechanism, Overflow, RunnerLevel, Strategy
 from .event import Action, Ignored, JobEvent, Ping
 from .in_force import PolicyInForce
 from .provision import Provisioner, ProvisionStore, RunnerRegistry, scope_of
@@ -151,7 +152,10 @@ class WebhookHandler:
         job = job.model_copy(update={"plan": plan_runner(event, rules)})
         overflow = policy.policy.overflow
         grace = timedelta(seconds=overflow.grace) if overflow is not None else None
-        request = Admit(job, rules, revision, grace)
+        at_organization = event.is_organization and rules.scale_set.level is RunnerLevel.ORGANIZATION
+        scope = scope_of(event.owner, event.facts.repository, at_organization=at_organization)
+        switch = plan_switch(policy, rules, scope, event.installation_id)
+        request = Admit(job, rules, revision, grace, switch)
         return await self._admit(event, request)
 
     async def _learn_run(self, event: JobEvent) -> JobFacts:
@@ -175,7 +179,7 @@ class WebhookHandler:
     async def _admit(self, event: JobEvent, request: Admit) -> Reply:
         key = request.job.key
         settled = await self._admissions.submit(request.match.scale_set.pool, request)
-        warnings = await self._provisioner.provide_promoted(settled.promotions)
+        warnings = await self._provisioner.follow_up(settled)
         match settled.result:
             case Decided(job):
                 reply = await self._act_on(event, request.match, job)
@@ -222,22 +226,23 @@ class WebhookHandler:
         settled = await self._admissions.submit(
             name.pool, Resize(event.runner_name, profile.name, profile.size, known.key)
         )
-        warnings = await self._provisioner.provide_promoted(settled.promotions)
+        warnings = await self._provisioner.follow_up(settled)
         if known.reservation is None and known.decision is not None and known.decision.pool is not None:
             # It waited, and an idle runner took it.
             settled = await self._admissions.submit(known.decision.pool, Forget(known.key))
-            warnings += await self._provisioner.provide_promoted(settled.promotions)
+            warnings += await self._provisioner.follow_up(settled)
         return warnings
 
     async def _leave_to_others(self, job: WorkflowJob) -> tuple[str, ...]:
-        """Somebody else's runner has the job: it waits no more, and a runner that was made for it is free."""
+        """The job needs nothing here any more: it waits no longer, and a runner that was made for it is free."""
+        warnings: tuple[str, ...] = ()
         if job.reservation is not None:
             settled = await self._admissions.submit(job.reservation.pool, MakeIdle(job.reservation.runner_name))
-        elif job.decision is not None and job.decision.pool is not None:
+            warnings += await self._provisioner.follow_up(settled)
+        if job.decision is not None and job.decision.pool is not None:
             settled = await self._admissions.submit(job.decision.pool, Forget(job.key))
-        else:
-            return ()
-        return await self._provisioner.provide_promoted(settled.promotions)
+            warnings += await self._provisioner.follow_up(settled)
+        return warnings
 
     # completed
 
@@ -259,13 +264,14 @@ class WebhookHandler:
         name = read_runner_name(event.runner_name or "")
         if name is not None and event.runner_name is not None:
             settled = await self._admissions.submit(name.pool, Release(event.runner_name))
-            return await self._provisioner.provide_promoted(settled.promotions)
+            return await self._provisioner.follow_up(settled)
         known = await self._store.read_job(_key_of(event))
         if known is None:
             return ()
+        warnings: tuple[str, ...] = ()
         if event.runner_name is None and known.reservation is not None:
-            return await self._cancel_unclaimed(event, known.reservation)
-        return await self._leave_to_others(known)
+            warnings = await self._cancel_unclaimed(event, known.reservation)
+        return warnings + await self._leave_to_others(known)
 
     async def _cancel_unclaimed(self, event: JobEvent, reservation: Reservation) -> tuple[str, ...]:
         """The job ended before a runner took it. A runner that is up already stays: GitHub gives it another job."""
@@ -273,13 +279,31 @@ class WebhookHandler:
         runner = await self._store.cancel_runner(reservation.runner_name, reason, self._now())
         request: Request = MakeIdle(reservation.runner_name) if runner is None else Release(reservation.runner_name)
         settled = await self._admissions.submit(reservation.pool, request)
-        warnings = await self._provisioner.provide_promoted(settled.promotions)
+        warnings = await self._provisioner.follow_up(settled)
         if runner is not None:
             try:
                 await self._github.delete_runner(Scope(runner.scope), runner.runner_id, event.installation_id)
             except GitHubError as error:
                 warnings += (f"runner {runner.runner_name} stays registered at GitHub: {error}",)
         return warnings
+
+
+def plan_switch(policy: CompiledPolicy, rules: Match, scope: Scope, installation_id: int | None) -> Switch | None:
+    """The variable that goes with a route's scale set; None for all others."""
+    overflow = policy.policy.overflow
+    if overflow is None or overflow.mechanism is not Mechanism.VARIABLE or overflow.variable is None:
+        return None
+    if rules.route.overflow is not Overflow.GITHUB_HOSTED:
+        return None
+    return Switch(
+        scope=scope.path,
+        name=overflow.variable,
+        labels=overflow.variable_labels,
+        hosted_labels=overflow.hosted_labels,
+        low=overflow.low,
+        high=overflow.high,
+        installation_id=installation_id,
+    )
 
 
 def plan_runner(event: JobEvent, rules: Match) -> RunnerPlan:
@@ -302,6 +326,7 @@ def plan_runner(event: JobEvent, rules: Match) -> RunnerPlan:
         image=rules.image,
         labels=scale_set.labels or event.facts.labels,
         scale_set=rules.scale_set_name,
+        priority=scale_set.priority,
         runner_group=scale_set.runner_group,
         scope=scope_of(event.owner, event.facts.repository, at_organization=at_organization).path,
         work_folder=scale_set.work_folder,

@@ -1,13 +1,15 @@
 """From a reserved place to a document that a host can claim: JIT config from GitHub, sealed, published."""
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from pydantic import SecretStr
 
-from ..admission.plan import Promotion, Release, Request
+from ..admission.group import Settled
+from ..admission.requests import Flip, Postpone, Promotion, Request
 from ..documents.errors import StoreUnavailable
 from ..documents.host import Host
 from ..documents.lifecycle import JobState
@@ -16,6 +18,9 @@ from ..documents.sealing import SealedConfig, seal
 from ..documents.workflow_job import Provisioning, Reservation, RunnerPlan, WorkflowJob
 from ..github.errors import GitHubError
 from ..github.protocol import JitRunner, RunnerOrder, Scope
+
+_AGAIN_AFTER = timedelta(seconds=60)
+"""when GitHub does not say itself when to try again"""
 
 
 class ProvisionStore(Protocol):
@@ -30,13 +35,14 @@ class ProvisionStore(Protocol):
 class Admissions(Protocol):
     """The ledgers of all pools."""
 
-    async def submit(self, pool: str, request: Request) -> object: ...
+    async def submit(self, pool: str, request: Request) -> Settled: ...
 
 
 class RunnerRegistry(Protocol):
     """What is wanted of GitHub."""
 
     async def create_jit_runner(self, order: RunnerOrder) -> JitRunner: ...
+    async def set_variable(self, scope: Scope, name: str, value: str, installation_id: int | None) -> None: ...
 
 
 class Provisioner:
@@ -58,13 +64,11 @@ class Provisioner:
         try:
             runner = await self._github.create_jit_runner(_order_of(reservation.runner_name, plan))
         except GitHubError as error:
-            await self._give_back(job, reservation, str(error), error.retry_at)
-            return str(error)
+            return await self._postpone(job, reservation, str(error), error.retry_at)
         sealed = await self._seal(runner.config, reservation.pool)
         if not sealed.keys:
             failure = f"no host of pool {reservation.pool} is alive with a usable key: restart a controller"
-            await self._give_back(job, reservation, failure, None)
-            return failure
+            return await self._postpone(job, reservation, failure, self._now() + _AGAIN_AFTER)
         pending = PendingRunner(
             runner_name=reservation.runner_name,
             org=job.org,
@@ -88,8 +92,22 @@ class Provisioner:
             return f"reserved and registered, but not handed to a host: {error}"
         return None
 
-    async def provide_promoted(self, promotions: Sequence[Promotion]) -> tuple[str, ...]:
-        """The same for jobs that have waited; what went wrong, a line for each."""
+    async def follow_up(self, settled: Settled) -> tuple[str, ...]:
+        """Does what a group of requests has left to be done; what went wrong, a line for each."""
+        promoted, flipped = await asyncio.gather(self._provide(settled.promotions), self._flip(settled.flips))
+        return promoted + flipped
+
+    async def _flip(self, flips: Sequence[Flip]) -> tuple[str, ...]:
+        warnings = []
+        for flip in flips:
+            switch, value = flip.switch, json.dumps(flip.labels)
+            try:
+                await self._github.set_variable(Scope(switch.scope), switch.name, value, switch.installation_id)
+            except GitHubError as error:
+                warnings.append(f"variable {switch.name} could not be switched to {value}: {error}")
+        return tuple(warnings)
+
+    async def _provide(self, promotions: Sequence[Promotion]) -> tuple[str, ...]:
         if not promotions:
             return ()
         jobs = await self._store.read_jobs([promotion.job_key for promotion in promotions])
@@ -102,12 +120,16 @@ class Provisioner:
         hosts = [host for host in await self._store.list_hosts(pool) if host.is_available(self._now())]
         return seal(config, {host.host_id: host.public_key for host in hosts})
 
-    async def _give_back(
+    async def _postpone(
         self, job: WorkflowJob, reservation: Reservation, failure: str, retry_at: datetime | None
-    ) -> None:
-        await self._admissions.submit(reservation.pool, Release(reservation.runner_name))
+    ) -> str:
+        """The place is free again. The job waits if trying again makes sense; else its document says what to mend."""
+        until = retry_at or self._now() + _AGAIN_AFTER
+        request = Postpone(job, until, failure, is_held=retry_at is not None)
+        await self._admissions.submit(reservation.pool, request)
         provisioning = Provisioning(failure=failure, retry_at=retry_at)
         await self._store.merge_job(job.only(JobState.RESERVED, provisioning=provisioning))
+        return failure
 
 
 def _order_of(name: str, plan: RunnerPlan) -> RunnerOrder:

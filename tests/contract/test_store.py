@@ -9,7 +9,7 @@ from google.cloud import firestore
 from pydantic import SecretStr
 
 from functions.admission.group import Admission
-from functions.admission.plan import Decided, Promotion, Release
+from functions.admission.requests import Decided, Promotion, Release
 from functions.documents.errors import Moved, StoreUnavailable
 from functions.documents.firestore import FirestoreStore
 from functions.documents.host import Host

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from functions.admission.plan import Admit
+from functions.admission.requests import Admit
 from functions.documents.host import Host
 from functions.documents.pending_runner import PendingRunner
 from functions.documents.sealing import new_host_key, public_key_of

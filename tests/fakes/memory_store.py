@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from functions.admission.plan import Promotion
+from functions.admission.requests import Promotion
 from functions.documents.errors import Moved, StoreUnavailable
 from functions.documents.host import Host
 from functions.documents.installation import Installation, LastError, LastGood, installation_id

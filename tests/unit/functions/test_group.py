@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from functions.admission.group import Admission, Settled
-from functions.admission.plan import Applied, Decided, Known, Release
+from functions.admission.requests import Applied, Decided, Known, Release
 from functions.documents.errors import StoreUnavailable
 from functions.routing.policy import Policy
 from tests.fakes.examples import NOW, admit, host, policy, policy_document

@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.admission.plan import (
-    PATIENCE,
+from functions.admission.line import PATIENCE
+from functions.admission.plan import make_plan
+from functions.admission.requests import (
     Admit,
     Applied,
     Decided,
@@ -17,15 +19,15 @@ from functions.admission.plan import (
     Known,
     MakeIdle,
     Plan,
+    Postpone,
     Promise,
     Promised,
     Release,
     Request,
     Resize,
     Result,
-    make_plan,
 )
-from functions.documents.ledger import Ledger
+from functions.documents.ledger import Ledger, Switch
 from functions.documents.runner_name import read_runner_name
 from functions.documents.workflow_job import WorkflowJob
 from functions.routing.capacity import NOTHING, Size
@@ -359,7 +361,7 @@ def test_an_idle_runner_takes_a_place_until_it_is_gone() -> None:
 
 def promise(count: int, rules: Policy | None = None, run_id: int = 1, until: datetime | None = None) -> Promise:
     match = admit(1, rules=rules).match
-    return Promise(run_id, "acme/app", (match,) * count, ("ci",), until or NOW + timedelta(minutes=5))
+    return Promise("acme", "acme/app", run_id, (match,) * count, ("ci",), until or NOW + timedelta(minutes=5))
 
 
 def test_a_promised_place_is_taken_by_the_runs_own_job() -> None:
@@ -455,3 +457,84 @@ def test_no_history_exceeds_places_quota_or_hosts_and_nothing_is_lost(
             seen[promotion.job_key] += 1
             assert promotion.reservation.runner_name in pool.ledger.leases
     assert not seen or max(seen.values()) == 1, "a job is promoted once"
+
+
+# When GitHub gives no runners
+
+
+def postpone(pool: Pool, result: Result, *, is_held: bool = True) -> Plan:
+    assert isinstance(result, Decided)
+    until = pool.now + timedelta(seconds=30)
+    return pool.settle(Postpone(result.job, until, "rate limit", is_held=is_held))
+
+
+def test_a_postponed_job_waits_and_nobody_is_admitted_meanwhile() -> None:
+    """Otherwise the whole queue would be tried, and fail, one after the other."""
+    pool = Pool()
+    first = pool.settle(admit(1, "large"), admit(2, "large"), admit(3, "large"))
+    assert postpone(pool, first.results[0]).promotions == ()
+    assert set(pool.ledger.queue) == {"acme_1_1", "acme_1_3"}
+    assert len(pool.ledger.leases) == 1
+    (result,) = pool.settle(admit(4)).results
+    assert outcome(result) == "held"
+    assert "GitHub gives no runners until 12:00:30 (rate limit)" in reason(result)
+
+
+def test_after_the_pause_the_postponed_job_is_first_again() -> None:
+    pool = Pool(hosts=(Size(4000, 8 * GIB),))
+    first = pool.settle(admit(1, "large"))
+    pool.now += timedelta(seconds=1)
+    pool.settle(admit(2, "large"))
+    postpone(pool, first.results[0])
+    pool.now += timedelta(seconds=31)
+    assert [p.job_key for p in pool.settle(Forget("none")).promotions] == ["acme_1_1"]
+
+
+def test_a_job_that_somebody_has_to_mend_something_for_does_not_wait() -> None:
+    pool = Pool()
+    first = pool.settle(admit(1))
+    postpone(pool, first.results[0], is_held=False)
+    assert not pool.ledger.queue
+    assert not pool.ledger.leases
+
+
+def test_a_pause_holds_for_one_organizations_scale_set_only() -> None:
+    pool = Pool()
+    postpone(pool, pool.settle(admit(1)).results[0])
+    assert pool.outcomes(admit(2, org="other")) == ["self_hosted"]
+
+
+# Organizations
+
+
+def test_organizations_that_share_a_pool_have_their_own_places() -> None:
+    pool = Pool()
+    rules = limited(max_runners=1)
+    outcomes = pool.outcomes(admit(1, rules=rules), admit(2, rules=rules), admit(3, rules=rules, org="other"))
+    assert outcomes == ["self_hosted", "held", "self_hosted"]
+
+
+# The variable
+
+SWITCH = Switch(scope="/orgs/acme", name="RUNNER", labels=("ci",), hosted_labels=("ubuntu",), low=0.25, high=0.5)
+
+
+def test_a_variable_is_switched_once_when_places_run_short_and_back_with_hysteresis() -> None:
+    pool = Pool()
+    rules = limited(max_runners=4)
+    flips = []
+    names = []
+    for number in range(4):
+        plan = pool.settle(replace(admit(number, rules=rules), switch=SWITCH))
+        names.append(runner_of(plan.results[0]))
+        flips += [(number, flip.labels) for flip in plan.flips]
+    assert flips == [(3, ("ubuntu",))], "free places fall below a quarter with the fourth runner"
+    for number, name in enumerate(names):
+        flips += [(number, flip.labels) for flip in pool.settle(Release(name)).flips]
+    assert flips[1:] == [(2, ("ci",))], "and back only when more than a half is free"
+
+
+def test_without_hosts_the_variable_names_githubs_runners() -> None:
+    pool = Pool(hosts=())
+    (flip,) = pool.settle(replace(admit(1), switch=SWITCH)).flips
+    assert (flip.labels, flip.is_short) == (("ubuntu",), True)
