@@ -7,9 +7,10 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import functions_framework.aio
 from starlette.requests import ClientDisconnect, Request
@@ -25,9 +26,16 @@ from .settings import Settings, read_settings
 from .webhook import signature
 from .webhook.event import MalformedPayload, parse_event
 from .webhook.handle import Reply, WebhookHandler
+from .webhook.provision import Provisioner
+
+if TYPE_CHECKING:
+    from .github.oidc import OidcVerifier
+    from .preflight.handle import PreflightHandler
 
 LARGEST_BODY = 25 * 1024 * 1024
 """bytes; GitHub drops larger events itself"""
+LARGEST_QUESTION = 512 * 1024
+"""bytes of a question to `route`: 256 jobs with long names"""
 ANSWER_WITHIN_S = 9.0
 """GitHub marks a delivery as failed after 10 s"""
 _CONTENT_TYPES = ("application/json", "application/x-www-form-urlencoded")
@@ -55,17 +63,30 @@ class _Admissions:
 
 
 @cache
-def _handler() -> WebhookHandler:
-    store = FirestoreStore(_settings.project, _settings.database)
-    github = GitHubClient(_settings.github_api_url, _settings.github_credentials, _now)
-    return WebhookHandler(store, _Admissions(store), github, _now)
+def _store() -> FirestoreStore:
+    return FirestoreStore(_settings.project, _settings.database)
+
+
+@cache
+def _admissions() -> _Admissions:
+    return _Admissions(_store())
+
+
+@cache
+def _github() -> GitHubClient:
+    return GitHubClient(_settings.github_api_url, _settings.github_credentials, _now)
+
+
+@cache
+def _webhook_handler() -> WebhookHandler:
+    return WebhookHandler(_store(), _admissions(), _github(), _now)
 
 
 @functions_framework.aio.http
 async def github_webhook(request: Request) -> Response:
     """Receives GitHub's webhook deliveries."""
     started = time.monotonic()
-    status, body = await _answer(request)
+    status, body = await _answer(request, _receive)
     canonical(
         _log,
         logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO,
@@ -76,16 +97,38 @@ async def github_webhook(request: Request) -> Response:
         duration_ms=round((time.monotonic() - started) * 1000, 1),
         **body,
     )
-    headers = {"Allow": "POST"} if status == 405 else {"Retry-After": "5"} if status == 503 else None
-    return JSONResponse(body, status, headers)
+    return JSONResponse(body, status, _headers(status))
 
 
-async def _answer(request: Request) -> tuple[int, dict[str, Any]]:
+@functions_framework.aio.http
+async def route(request: Request) -> Response:
+    """Tells a workflow which labels its next jobs should use."""
+    started = time.monotonic()
+    status, body = await _answer(request, _advise)
+    canonical(
+        _log,
+        logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO,
+        "route",
+        status=status,
+        duration_ms=round((time.monotonic() - started) * 1000, 1),
+        **body,
+    )
+    return JSONResponse(body, status, _headers(status))
+
+
+def _headers(status: int) -> dict[str, str] | None:
+    return {"Allow": "POST"} if status == 405 else {"Retry-After": "5"} if status == 503 else None
+
+
+Work = Callable[[Request], Awaitable[tuple[int, dict[str, Any]]]]
+
+
+async def _answer(request: Request, work: Work) -> tuple[int, dict[str, Any]]:
     if request.method != "POST":
-        return 405, _refusal("method_not_allowed", "GitHub's webhooks are POST requests")
+        return 405, _refusal("method_not_allowed", "this function takes POST requests")
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
-            return await _receive(request)
+            return await work(request)
     except TimeoutError:
         return 503, _refusal("timeout", f"not done within {ANSWER_WITHIN_S:g} s: deliver it again")
     except StoreUnavailable as error:
@@ -110,21 +153,57 @@ async def _receive(request: Request) -> tuple[int, dict[str, Any]]:
         event = parse_event(event_name, content_type, body)
     except MalformedPayload as error:
         return 400, _refusal("malformed", str(error))
-    reply = await _handler().handle(event)
+    reply = await _webhook_handler().handle(event)
     return 200, reply.to_json()
 
 
-async def _read_body(request: Request) -> bytes | None:
+async def _advise(request: Request) -> tuple[int, dict[str, Any]]:
+    # Only this function needs these; the webhook's cold start does without.
+    from .github.oidc import InvalidToken, KeysUnavailable  # noqa: PLC0415
+    from .preflight.handle import MalformedQuestion, read_question  # noqa: PLC0415
+
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        return 401, _refusal("unauthenticated", "send the workflow's OIDC token: Authorization: Bearer …")
+    verifier, handler = _preflight()
+    try:
+        claims = await verifier.verify(token.strip())
+    except InvalidToken as error:
+        return 401, _refusal("unauthenticated", str(error))
+    except KeysUnavailable as error:
+        return 503, _refusal("keys_unavailable", str(error))
+    body = await _read_body(request, LARGEST_QUESTION)
+    if body is None:
+        return 413, _refusal("too_large", f"the body is larger than {LARGEST_QUESTION} bytes")
+    try:
+        question = read_question(body)
+    except MalformedQuestion as error:
+        return 400, _refusal("malformed", str(error))
+    answer = await handler.answer(claims, question)
+    return 200, answer.to_json() | {"repository": claims.repository, "run_id": claims.run_id}
+
+
+@cache
+def _preflight() -> "tuple[OidcVerifier, PreflightHandler]":
+    from .github.oidc import OidcVerifier  # noqa: PLC0415
+    from .preflight.handle import PreflightHandler  # noqa: PLC0415
+
+    verifier = OidcVerifier(_settings.oidc_issuer, _settings.oidc_audience)
+    provisioner = Provisioner(_store(), _admissions(), _github(), _now)
+    return verifier, PreflightHandler(_store(), _admissions(), provisioner.follow_up, _now)
+
+
+async def _read_body(request: Request, most: int = LARGEST_BODY) -> bytes | None:
     """The raw body; None as soon as it is known to be too large, without reading the rest."""
     announced = request.headers.get("Content-Length", "")
-    if announced.isdigit() and int(announced) > LARGEST_BODY:
+    if announced.isdigit() and int(announced) > most:
         return None
     chunks: list[bytes] = []
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
-            if size > LARGEST_BODY:
+            if size > most:
                 return None
             chunks.append(chunk)
     except ClientDisconnect:

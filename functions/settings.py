@@ -30,6 +30,10 @@ class Settings:
     github_credentials: SecretStr | AppCredentials
     project: str
     database: str
+    oidc_issuer: str
+    """of the tokens that the `route` function accepts"""
+    oidc_audience: str
+    """that workflows ask their tokens for"""
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -57,6 +61,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         github_credentials=credentials,
         project=project,
         database=environment.get("FIRESTORE_DATABASE") or "(default)",
+        oidc_issuer=environment.get("GITHUB_OIDC_ISSUER") or "https://token.actions.githubusercontent.com",
+        oidc_audience=environment.get("RUNYARD_AUDIENCE") or "runyard",
     )
 
 

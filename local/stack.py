@@ -109,22 +109,26 @@ class Stack:
         command = [sys.executable, "-m", "simulator", *(str(word) for pair in arguments.items() for word in pair)]
         return self._start("github", command, self.control_port, {})
 
-    def start_function(self) -> Process:
+    def start_function(self, target: str = "github_webhook", port: int | None = None) -> Process:
+        """One of the functions, as the cloud starts it; on its own port when several run."""
+        port = port or self.function_port
         environment = {
             **self._environment,
-            "FUNCTION_TARGET": "github_webhook",
+            "FUNCTION_TARGET": target,
             "FUNCTION_SOURCE": str(ROOT / "functions" / "main.py"),
             "FUNCTION_USE_ASGI": "true",
             "HOST": "127.0.0.1",
-            "PORT": str(self.function_port),
+            "PORT": str(port),
             "GITHUB_WEBHOOK_SECRET": self.webhook_secret,
             "GITHUB_API_URL": self.github_url,
             **self._credentials(),
+            "GITHUB_OIDC_ISSUER": self.github_url,
             "SSL_CERT_FILE": str(self.authority),
             **self.options.function_environment,
         }
         command = [str(Path(sys.executable).parent / "functions-framework")]
-        return self._start("function", command, self.function_port, environment)
+        name = "function" if port == self.function_port else f"function-{target}-{port}"
+        return self._start(name, command, port, environment)
 
     def _credentials(self) -> dict[str, str]:
         if not self.options.is_app:

@@ -17,6 +17,7 @@ from .broker import Broker
 from .control import Control
 from .deliveries import Deliveries
 from .github import App, GitHub
+from .oidc import OidcIssuer
 from .rest import RestApi
 from .tls import make_tls_files
 from .world import HandOut, World
@@ -60,6 +61,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         ),
         token=arguments.token_file.read_text().strip(),
         broker_url=f"https://{arguments.host_name}:{arguments.port}",
+        oidc=OidcIssuer(f"https://127.0.0.1:{arguments.port}"),
         app=app,
     )
     broker = Broker(github, timedelta(seconds=arguments.lost_after))

@@ -30,6 +30,10 @@ class DispatchOrder(_Order):
     repository: str
     workflow: str = "ci"
     branch: str = "main"
+    event: str = "push"
+    head_repository: str = ""
+    run_id: int | None = None
+    """further jobs of this run"""
     jobs: list[JobOrder]
 
 
@@ -59,6 +63,8 @@ class Control:
             Route("/faults", self.add_fault, methods=["POST"]),
             Route("/faults", self.clear_faults, methods=["DELETE"]),
             Route("/hand-out/{mode}", self.set_hand_out, methods=["POST"]),
+            Route("/oidc-token", self.sign_token, methods=["POST"]),
+            Route("/oidc-rotate", self.rotate_keys, methods=["POST"]),
             Route("/state", self.state, methods=["GET"]),
             Route("/settle", self.settle, methods=["POST"]),
         ]
@@ -66,7 +72,15 @@ class Control:
     async def dispatch(self, request: Request) -> Response:
         order = DispatchOrder.model_validate_json(await request.body())
         specs = [JobSpec(job.name, tuple(job.labels), job.script) for job in order.jobs]
-        jobs = self._github.world.dispatch(order.repository, order.workflow, order.branch, specs)
+        jobs = self._github.world.dispatch(
+            order.repository,
+            order.workflow,
+            order.branch,
+            specs,
+            event=order.event,
+            head_repository=order.head_repository,
+            run_id=order.run_id,
+        )
         self._github.announce("queued", jobs)
         await self._github.hand_out_jobs()
         return JSONResponse([job_json(job) for job in jobs], 201)
@@ -95,6 +109,13 @@ class Control:
         self._github.world.hand_out = HandOut(request.path_params["mode"])
         return Response(status_code=204)
 
+    async def sign_token(self, request: Request) -> Response:
+        return JSONResponse({"token": self._github.oidc.sign(**(await request.json()))})
+
+    async def rotate_keys(self, request: Request) -> Response:
+        self._github.oidc.rotate()
+        return Response(status_code=204)
+
     async def settle(self, request: Request) -> Response:
         await self._github.deliveries.settle()
         return Response(status_code=204)
@@ -107,5 +128,6 @@ class Control:
             "jobs": [job_json(job) | {"log": job.log} for job in world.jobs.values()],
             "deliveries": [vars(delivery) for delivery in self._github.deliveries.done],
             "requests": self._github.requests,
+            "variables": self._github.variables,
         }
         return JSONResponse(body)

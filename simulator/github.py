@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from .deliveries import Deliveries
+from .oidc import OidcIssuer
 from .payloads import workflow_job_webhook
 from .world import Job, World
 
@@ -47,7 +48,10 @@ class GitHub:
     token: str
     """a personal access token with all rights"""
     broker_url: str
+    oidc: OidcIssuer
     app: App | None = None
+    variables: dict[str, dict[str, str]] = field(default_factory=dict)
+    """scope → name → value"""
     faults: list[Fault] = field(default_factory=list)
     installation_tokens: dict[str, datetime] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)

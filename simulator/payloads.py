@@ -177,6 +177,52 @@ def installation_token_json(token: str, expires_at: datetime) -> dict[str, Any]:
     }
 
 
+def run_json(jobs: Sequence[Job], world: World) -> dict[str, Any]:
+    """The workflow run that jobs belong to."""
+    job = jobs[0]
+    url = f"{API}/repos/{job.repository}"
+    run_url = f"{url}/actions/runs/{job.run_id}"
+    head = job.head_repository or job.repository
+    is_users = job.owner in world.users
+    return {
+        "id": job.run_id,
+        "name": job.workflow,
+        "node_id": f"WFR_{job.run_id}",
+        "head_branch": job.branch,
+        "head_sha": job.head_sha,
+        "path": ".github/workflows/ci.yml",
+        "display_title": job.workflow,
+        "run_number": 1,
+        "run_attempt": job.run_attempt,
+        "event": job.event,
+        "status": "completed" if all(j.status == "completed" for j in jobs) else "queued",
+        "conclusion": None,
+        "workflow_id": _number(job.workflow),
+        "url": run_url,
+        "html_url": f"{WEB}/{job.repository}/actions/runs/{job.run_id}",
+        "pull_requests": [],
+        "created_at": _time(job.created_at),
+        "updated_at": _time(job.created_at),
+        "jobs_url": f"{run_url}/jobs",
+        "logs_url": f"{run_url}/logs",
+        "check_suite_url": f"{url}/check-suites/1",
+        "artifacts_url": f"{run_url}/artifacts",
+        "cancel_url": f"{run_url}/cancel",
+        "rerun_url": f"{run_url}/rerun",
+        "workflow_url": f"{url}/actions/workflows/{_number(job.workflow)}",
+        "head_commit": {
+            "id": job.head_sha,
+            "tree_id": job.head_sha,
+            "message": "a commit",
+            "timestamp": _time(job.created_at),
+            "author": {"name": "octocat", "email": "octocat@example.com"},
+            "committer": {"name": "octocat", "email": "octocat@example.com"},
+        },
+        "repository": repository_json(job.repository, is_users),
+        "head_repository": repository_json(head, head.partition("/")[0] in world.users),
+    }
+
+
 def jobs_json(jobs: Sequence[Job]) -> dict[str, Any]:
     return {"total_count": len(jobs), "jobs": [job_json(job) for job in jobs]}
 

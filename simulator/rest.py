@@ -17,6 +17,7 @@ from .payloads import (
     installation_token_json,
     job_json,
     jobs_json,
+    run_json,
     runner_json,
 )
 from .world import ApiError
@@ -56,6 +57,18 @@ class RestApi:
             self._route("GET", f"{repo}/actions/jobs/{{id:int}}", self.get_job),
             self._route("GET", f"{repo}/actions/jobs/{{id:int}}/logs", self.get_job_log),
             self._route("GET", f"{repo}/actions/runs/{{id:int}}/jobs", self.list_run_jobs),
+            self._route("GET", f"{repo}/actions/runs/{{id:int}}", self.get_run),
+            self._route("POST", f"{repo}/actions/runs/{{id:int}}/cancel", self.cancel_run),
+            *(
+                route
+                for scope in (org, repo)
+                for route in (
+                    self._route("PATCH", f"{scope}/actions/variables/{{name}}", self.update_variable),
+                    self._route("POST", f"{scope}/actions/variables", self.create_variable),
+                )
+            ),
+            Route("/.well-known/jwks", self.get_signing_keys, methods=["GET"]),
+            Route("/_oidc/token/{run_id:int}", self.get_oidc_token, methods=["GET"]),
         ]
 
     def _route(self, method: str, path: str, endpoint: Endpoint, *, for_app: bool = False) -> Route:
@@ -145,6 +158,40 @@ class RestApi:
     async def list_run_jobs(self, request: Request) -> Response:
         jobs = [job for job in self._github.world.jobs.values() if job.run_id == request.path_params["id"]]
         return JSONResponse(jobs_json(jobs))
+
+    async def get_run(self, request: Request) -> Response:
+        jobs = self._github.world.jobs_of_run(request.path_params["id"])
+        return JSONResponse(run_json(jobs, self._github.world))
+
+    async def cancel_run(self, request: Request) -> Response:
+        self._github.announce("completed", self._github.world.cancel_run(request.path_params["id"]))
+        return JSONResponse({}, 202)
+
+    async def update_variable(self, request: Request) -> Response:
+        variables = self._github.variables.get(_scope(request), {})
+        name = request.path_params["name"].upper()
+        if name not in variables:
+            raise ApiError(404, "Not Found")
+        variables[name] = str((await _json_object(request))["value"])
+        return Response(status_code=204)
+
+    async def create_variable(self, request: Request) -> Response:
+        body = await _json_object(request)
+        self._github.variables.setdefault(_scope(request), {})[str(body["name"]).upper()] = str(body["value"])
+        return JSONResponse({}, 201)
+
+    async def get_signing_keys(self, request: Request) -> Response:
+        return JSONResponse(self._github.oidc.published_keys())
+
+    async def get_oidc_token(self, request: Request) -> Response:
+        """What a job with `id-token: write` asks, at ACTIONS_ID_TOKEN_REQUEST_URL."""
+        run_id = request.path_params["run_id"]
+        try:
+            job = self._github.world.jobs_of_run(run_id)[0]
+        except ApiError as error:
+            return error_response(error)
+        audience = request.query_params.get("audience", "")
+        return JSONResponse({"value": self._github.oidc.sign(audience, job.repository, run_id)})
 
 
 def _scope(request: Request) -> str:

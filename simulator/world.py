@@ -72,6 +72,9 @@ class Job:
     head_sha: str
     script: str
     created_at: datetime
+    event: str = "push"
+    head_repository: str = ""
+    """where the code comes from; its own repository when empty"""
     status: str = "queued"
     conclusion: str | None = None
     started_at: datetime | None = None
@@ -140,9 +143,19 @@ class World:
             raise ApiError(422, f'Bad request - Runner "{runner.name}" is still running a job')
         del self.runners[runner_id]
 
-    def dispatch(self, repository: str, workflow: str, branch: str, specs: Sequence[JobSpec]) -> list[Job]:
-        """Queues the jobs of a new workflow run."""
-        run_id = self._new_id()
+    def dispatch(
+        self,
+        repository: str,
+        workflow: str,
+        branch: str,
+        specs: Sequence[JobSpec],
+        *,
+        event: str = "push",
+        head_repository: str = "",
+        run_id: int | None = None,
+    ) -> list[Job]:
+        """Queues the jobs of a new workflow run, or further jobs of a run."""
+        run_id = run_id or self._new_id()
         sha = f"{self.rng.getrandbits(160):040x}"
         jobs = [
             Job(
@@ -157,6 +170,8 @@ class World:
                 head_sha=sha,
                 script=spec.script,
                 created_at=self.now(),
+                event=event,
+                head_repository=head_repository,
             )
             for spec in specs
         ]
@@ -170,6 +185,20 @@ class World:
             return None
         self._end(job, "cancelled")
         return job
+
+    def jobs_of_run(self, run_id: int) -> list[Job]:
+        """Raises ApiError 404 for a run that there is not."""
+        jobs = [job for job in self.jobs.values() if job.run_id == run_id]
+        if not jobs:
+            raise ApiError(404, "Not Found")
+        return jobs
+
+    def cancel_run(self, run_id: int) -> list[Job]:
+        """Cancels those jobs of a run that no runner has. Raises ApiError 409 when all have ended."""
+        jobs = self.jobs_of_run(run_id)
+        if all(job.status == "completed" for job in jobs):
+            raise ApiError(409, "Cannot cancel a workflow run that is completed.")
+        return [cancelled for job in jobs if (cancelled := self.cancel(job.id)) is not None]
 
     def find_job(self, job_id: int) -> Job:
         if job_id not in self.jobs:

@@ -5,6 +5,7 @@ A group may hold hundreds of jobs; counting all leases anew for each of them wou
 
 from collections import Counter
 from datetime import datetime
+from typing import Any
 
 from ..documents.ledger import KnownLimits, Lease, Ledger, Switch, Waiting
 from ..routing.capacity import NOTHING, Capacity, Limits, Shortage, Size
@@ -43,21 +44,17 @@ class Books:
     def limits(self, scale_set: str) -> Limits:
         return self._limits[scale_set].limits
 
-    def set_limits(self, scale_set: str, limits: Limits, switch: Switch | None) -> None:
+    def set_limits(self, scale_set: str, limits: Limits) -> None:
         """The policy's newest word counts, also for those who wait already."""
-        before = self._limits.get(scale_set)
-        update = {"max_runners": limits.max_runners, "per_repository": limits.per_repository, "switch": switch}
-        known = KnownLimits(max_runners=1) if before is None else before
-        known = known.model_copy(update=update)
-        if before != known:
-            self._limits[scale_set] = known
-            self.has_changed = True
+        self._know(scale_set, max_runners=limits.max_runners, per_repository=limits.per_repository)
+
+    def set_switch(self, scale_set: str, switch: Switch | None) -> None:
+        """The variable that goes with a scale set."""
+        self._know(scale_set, switch=switch)
 
     def pause(self, scale_set: str, until: datetime, reason: str) -> None:
         """GitHub gives a scale set no runners: nobody is admitted to it until then."""
-        known = self._limits.get(scale_set, KnownLimits(max_runners=1))
-        self._limits[scale_set] = known.model_copy(update={"paused_until": until, "pause_reason": reason[:300]})
-        self.has_changed = True
+        self._know(scale_set, paused_until=until, pause_reason=reason[:300])
 
     def find_pause(self, scale_set: str, now: datetime) -> Shortage | None:
         known = self._limits[scale_set]
@@ -142,6 +139,13 @@ class Books:
             elif lease.has_labels(waiting.labels):
                 idle = name if idle is None else min(idle, name)
         return idle
+
+    def _know(self, scale_set: str, **fields: Any) -> None:
+        before = self._limits.get(scale_set)
+        known = (before or KnownLimits(max_runners=1)).model_copy(update=fields)
+        if before != known:
+            self._limits[scale_set] = known
+            self.has_changed = True
 
     def _count(self, lease: Lease, change: int) -> None:
         self._reserved = self._reserved + lease.size if change > 0 else self._reserved - lease.size

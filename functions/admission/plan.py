@@ -160,7 +160,7 @@ def _promise(draft: _Draft, request: Promise) -> Promised:
     names: list[str] = []
     for number, match in enumerate(request.matches):
         scale_set = scale_set_key(request.org, match.scale_set_name)
-        books.set_limits(scale_set, _limits_of(match), request.switch)
+        books.set_limits(scale_set, _limits_of(match))
         waiting = _waiting_of(match, request.org, request.repository, request.labels, request.run_id, 0, draft.now)
         capacity = books.capacity(scale_set, request.repository)
         shortage = _BEHIND_OTHERS if capacity.held else _shortage(draft, waiting, may_reuse=False)
@@ -179,7 +179,8 @@ def _admit_in_order(draft: _Draft, arrivals: Mapping[str, tuple[int, Admit]]) ->
     books = draft.books
     for _, request in arrivals.values():
         scale_set = scale_set_key(request.job.org, request.match.scale_set_name)
-        books.set_limits(scale_set, _limits_of(request.match), request.switch)
+        books.set_limits(scale_set, _limits_of(request.match))
+        books.set_switch(scale_set, request.switch)
     queue = dict(books.queue)
     queue |= {key: _waiting_of_job(request, draft.now) for key, (_, request) in arrivals.items()}
     decided: dict[str, WorkflowJob] = {}

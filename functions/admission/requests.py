@@ -33,7 +33,6 @@ class Promise:
     """the rules of each job"""
     labels: tuple[str, ...]
     until: datetime
-    switch: Switch | None = None
 
 
 @dataclass(frozen=True)

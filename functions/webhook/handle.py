@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ..admission.group import Settled
 from ..admission.requests import Admit, Decided, Forget, Known, MakeIdle, Release, Request, Resize
+from ..documents.in_force import PolicyInForce
 from ..documents.installation import Installation, LastError, LastGood, has_policy
 from ..documents.ledger import Switch
 from ..documents.lifecycle import JobState
@@ -30,7 +31,6 @@ from ..routing.evaluate import Outcome
 from ..routing.job import JobFacts, Trust
 from ..routing.policy import Mechanism, Overflow, RunnerLevel, Strategy
 from .event import Action, Ignored, JobEvent, Ping
-from .in_force import PolicyInForce
 from .provision import Provisioner, ProvisionStore, RunnerRegistry, scope_of
 
 

@@ -73,6 +73,8 @@ REQUESTS = {
     "find runner, repository": protocol.find_runner(REPOSITORY, "ry-1"),
     "workflow run": protocol.get_run("acme/app", 1),
     "cancel of a run": protocol.cancel_run("acme/app", 1),
+    "update of a variable": protocol.update_variable(ORG, "RUNNER", "[]"),
+    "a new variable": protocol.create_variable(ORG, "RUNNER", "[]"),
     "delete runner, organization": protocol.delete_runner(ORG, 7),
     "delete runner, repository": protocol.delete_runner(REPOSITORY, 7),
     "runner groups": protocol.list_runner_groups(ORG),
@@ -166,6 +168,11 @@ def test_the_simulated_jobs_are_githubs(state: str) -> None:
     _, job = jobs()[state]
     request = Request("GET", f"/repos/acme/app/actions/runs/{job.run_id}/jobs")
     validate(answer_schema(request, 200), payloads.jobs_json([job]))
+
+
+def test_the_simulated_run_is_githubs() -> None:
+    here, job = jobs()["in_progress"]
+    validate(answer_schema(protocol.get_run("acme/app", 1), 200), payloads.run_json([job], here))
 
 
 def test_the_check_itself_can_fail() -> None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from functions.documents.in_force import PolicyInForce
 from functions.documents.installation import Installation, LastError, LastGood
 from functions.routing.policy import Policy
-from functions.webhook.in_force import PolicyInForce
 from tests.fakes.examples import NOW, policy, policy_document
 
 OLD, NEW = policy_document(default_profile="large"), policy_document()

@@ -26,6 +26,8 @@ def test_a_token_and_three_variables_are_enough() -> None:
         github_credentials=SecretStr(TOKEN),
         project="acme-ci",
         database="(default)",
+        oidc_issuer="https://token.actions.githubusercontent.com",
+        oidc_audience="runyard",
     )
 
 

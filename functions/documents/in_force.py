@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ..documents.installation import Installation, LastError, LastGood
 from ..routing.classify import CompiledPolicy
 from ..routing.policy import PolicyError, parse_policy
+from .installation import Installation, LastError, LastGood
 
 _PROBLEMS_SHOWN = 50
 
