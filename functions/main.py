@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from .documents.firestore import FirestoreStore
 from .github.client import GitHubClient
 from .log import canonical, configure_logging
 from .settings import Settings, read_settings
+from .timing import watch_github
 from .webhook import signature
 from .webhook.event import MalformedPayload, parse_event
 from .webhook.handle import Reply, WebhookHandler
@@ -85,42 +86,31 @@ def _webhook_handler() -> WebhookHandler:
 @functions_framework.aio.http
 async def github_webhook(request: Request) -> Response:
     """Receives GitHub's webhook deliveries."""
-    started = time.monotonic()
-    status, body = await _answer(request, _receive)
-    canonical(
-        _log,
-        logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO,
-        "webhook",
-        status=status,
-        delivery=request.headers.get("X-GitHub-Delivery"),
-        event=request.headers.get("X-GitHub-Event"),
-        duration_ms=round((time.monotonic() - started) * 1000, 1),
-        **body,
-    )
-    return JSONResponse(body, status, _headers(status))
+    fields = {"delivery": request.headers.get("X-GitHub-Delivery"), "event": request.headers.get("X-GitHub-Event")}
+    return await _serve("webhook", request, _receive, fields)
 
 
 @functions_framework.aio.http
 async def route(request: Request) -> Response:
     """Tells a workflow which labels its next jobs should use."""
-    started = time.monotonic()
-    status, body = await _answer(request, _advise)
-    canonical(
-        _log,
-        logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO,
-        "route",
-        status=status,
-        duration_ms=round((time.monotonic() - started) * 1000, 1),
-        **body,
-    )
-    return JSONResponse(body, status, _headers(status))
-
-
-def _headers(status: int) -> dict[str, str] | None:
-    return {"Allow": "POST"} if status == 405 else {"Retry-After": "5"} if status == 503 else None
+    return await _serve("route", request, _advise, {})
 
 
 Work = Callable[[Request], Awaitable[tuple[int, dict[str, Any]]]]
+_HEADERS = {405: {"Allow": "POST"}, 503: {"Retry-After": "5"}}
+
+
+async def _serve(name: str, request: Request, work: Work, fields: Mapping[str, str | None]) -> Response:
+    """Answers, logs one line, and says in the answer where the time went."""
+    started, github = time.monotonic(), watch_github()
+    status, body = await _answer(request, work)
+    duration_ms = round((time.monotonic() - started) * 1000, 1)
+    level = logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO
+    canonical(
+        _log, level, name, status=status, duration_ms=duration_ms, github_ms=github.milliseconds, **fields, **body
+    )
+    timing = {"Server-Timing": f"total;dur={duration_ms}, github;dur={github.milliseconds}"}
+    return JSONResponse(body, status, timing | _HEADERS.get(status, {}))
 
 
 async def _answer(request: Request, work: Work) -> tuple[int, dict[str, Any]]:

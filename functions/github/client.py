@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import httpx
 from pydantic import SecretStr
 
+from ..timing import waiting_for_github
 from . import protocol
 from .auth import TOKEN_MARGIN, AppCredentials, sign_app_token
 from .errors import GitHubError, NameTaken, NoAnswer
@@ -150,13 +151,14 @@ class GitHubClient:
             "User-Agent": "runyard",
         }
         try:
-            response = await self._http.request(
-                request.method,
-                self._api_url + request.path,
-                json=request.body,
-                params=request.query or None,
-                headers=headers,
-            )
+            with waiting_for_github():
+                response = await self._http.request(
+                    request.method,
+                    self._api_url + request.path,
+                    json=request.body,
+                    params=request.query or None,
+                    headers=headers,
+                )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             kind = (
                 "did not answer in time" if isinstance(error, httpx.TimeoutException) else f"cannot be reached: {error}"
