@@ -12,12 +12,16 @@ import pytest
 from google.cloud import firestore
 from pydantic import SecretStr
 
-from functions.documents import host, installation, ledger, pending_runner, workflow_job
+from functions.documents import installation, ledger, pending_runner, workflow_job
+from functions.documents.host import COLLECTION as HOSTS
 from functions.documents.pending_runner import PendingRunner
 from functions.documents.workflow_job import WorkflowJob
 from functions.webhook.signature import sign
 from local.stack import Stack, StackOptions
 from tests.fakes import examples
+from tests.integration.container_tools import bridge, host
+
+__all__ = ["bridge", "host"]
 
 
 class WebhookClient:
@@ -83,7 +87,7 @@ class Org:
         fields: dict[str, Any] = {"pool": self.pool, "heartbeat_at": now, "lease_until": now + timedelta(minutes=10)}
         fields |= changes
         document = examples.host(f"host-{self.name}", **fields)
-        self.client.firestore.collection(host.COLLECTION).document(document.host_id).set(document.to_firestore())
+        self.client.firestore.collection(HOSTS).document(document.host_id).set(document.to_firestore())
 
     def publish(self, policy: Any = None) -> None:
         """Sets the policy, as an operator in the console would."""
