@@ -16,10 +16,17 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._watching: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def watch(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that may as well not be done: it is given up when the controller leaves."""
+        task = asyncio.create_task(work)
+        self._watching.add(task)
         task.add_done_callback(self._finished)
 
     def persist(self, write: Callable[[], Awaitable[None]]) -> None:
@@ -28,6 +35,8 @@ class Background:
 
     async def finish(self, within_s: float) -> int:
         """Waits for everything, also what is begun meanwhile; how much is left when the time is up."""
+        for task in self._watching:
+            task.cancel()
         deadline = asyncio.get_running_loop().time() + within_s
         while self._tasks:
             left_s = deadline - asyncio.get_running_loop().time()
@@ -38,6 +47,7 @@ class Background:
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        self._watching.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a background task failed", exc_info=error)
 

@@ -19,6 +19,8 @@ class Limits:
     memory_bytes: int | None
     memory_used_bytes: int | None
     """what cannot be reclaimed: without page cache"""
+    pids: int | None = None
+    """most processes and threads"""
 
 
 def read_limits(pid: int, root: Path = _ROOT, proc: Path = Path("/proc")) -> Limits | None:
@@ -31,12 +33,14 @@ def read_limits(pid: int, root: Path = _ROOT, proc: Path = Path("/proc")) -> Lim
         return _read_v2(root / groups[""].lstrip("/"))
     cpu = root / "cpu" / groups.get("cpu", "/").lstrip("/")
     memory = root / "memory" / groups.get("memory", "/").lstrip("/")
+    pids = root / "pids" / groups.get("pids", "/").lstrip("/")
     quota, period = _number(cpu / "cpu.cfs_quota_us"), _number(cpu / "cpu.cfs_period_us")
     limit = _number(memory / "memory.limit_in_bytes")
     return Limits(
         cpu_millis=quota * 1000 // period if quota is not None and period and quota > 0 else None,
         memory_bytes=limit if limit is not None and limit < _V1_UNLIMITED else None,
         memory_used_bytes=_statistic(memory / "memory.stat", "total_rss"),
+        pids=_number(pids / "pids.max"),
     )
 
 
@@ -57,6 +61,7 @@ def _read_v2(group: Path) -> Limits:
         cpu_millis=int(quota) * 1000 // int(period) if quota.isdigit() and period.isdigit() else None,
         memory_bytes=_number(group / "memory.max"),
         memory_used_bytes=_statistic(group / "memory.stat", "anon"),
+        pids=_number(group / "pids.max"),
     )
 
 

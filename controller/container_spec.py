@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from functions.documents.pending_runner import PendingRunner
+from functions.documents.workflow_job import SizingRules
 from functions.routing.capacity import Size
 from functions.routing.policy import Privileges
 
@@ -16,6 +17,8 @@ INSIDE = "/opt/runyard"
 CA_FILE = f"{INSIDE}/ca.pem"
 LABEL = "runyard."
 CPU_PERIOD_US = 100_000
+_GATE_SLACK_S = 60
+"""what the gate may need besides knowing the job and waiting for room: an engine that answers slowly"""
 
 # What `sudo` and package installation need and no more; raw sockets are not among them: with them a runner could speak
 # to the proxy under another address. Tried out flag by flag: docs/decisions/0003-hardening.md.
@@ -57,7 +60,7 @@ class HostFacts:
     host_id: str
     proxy_port: int
     gate_port: int
-    gate_timeout_s: int
+    gate_known_within_s: int
     scripts_dir: str
     runner_command: tuple[str, ...]
     has_ca_file: bool = False
@@ -91,7 +94,9 @@ def _environment(runner: PendingRunner, bridge: BridgePlan, host: HostFacts) -> 
     environment |= {"no_proxy": "localhost,127.0.0.1", "NO_PROXY": "localhost,127.0.0.1"}
     environment["ACTIONS_RUNNER_HOOK_JOB_STARTED"] = f"{INSIDE}/job-started.sh"
     environment["RUNYARD_GATE"] = f"{bridge.gateway}:{host.gate_port}"
-    environment["RUNYARD_GATE_TIMEOUT"] = str(host.gate_timeout_s)
+    # The gate always answers before the hook gives up waiting.
+    environment["RUNYARD_GATE_TIMEOUT"] = str(host.gate_known_within_s + runner.sizing.wait_s + _GATE_SLACK_S)
+    environment["RUNYARD_GATE_ON_ERROR"] = runner.sizing.on_error
     if host.has_ca_file:
         environment |= {"SSL_CERT_FILE": CA_FILE, "NODE_EXTRA_CA_CERTS": CA_FILE, "RUNNER_UPDATE_CA_CERTS": "1"}
     return environment
@@ -110,6 +115,8 @@ def to_labels(runner: PendingRunner, bridge: BridgePlan, host_id: str) -> dict[s
         "image": runner.image,
         "privileges": runner.profile.privileges,
         "egress": Egress.of_profile(runner.profile).model_dump_json(),
+        "pids": str(runner.profile.pids),
+        "sizing": runner.sizing.model_dump_json(),
         "slot": str(bridge.slot),
         "provisioned-at": runner.created_at.isoformat(),
         "claimed-at": runner.claimed_at.isoformat() if runner.claimed_at else "",
@@ -130,6 +137,8 @@ class Adopted:
     image: str
     privileges: str
     egress: Egress
+    pids: int
+    sizing: SizingRules
     slot: int
     provisioned_at: datetime
     claimed_at: datetime | None
@@ -148,6 +157,9 @@ def from_labels(labels: Mapping[str, str]) -> Adopted | None:
             image=labels[LABEL + "image"],
             privileges=labels[LABEL + "privileges"],
             egress=Egress.model_validate_json(labels[LABEL + "egress"]),
+            # Containers of an earlier version have neither.
+            pids=int(labels.get(LABEL + "pids", "0")),
+            sizing=SizingRules.model_validate_json(labels.get(LABEL + "sizing", "{}")),
             slot=int(labels[LABEL + "slot"]),
             provisioned_at=datetime.fromisoformat(labels[LABEL + "provisioned-at"]),
             claimed_at=datetime.fromisoformat(text) if (text := labels[LABEL + "claimed-at"]) else None,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,9 @@ from .ending import Endings
 from .errors import EngineUnavailable
 from .firestore import ControllerStore
 from .firewall import Firewall
+from .fitting import Fitting
 from .gate import HalfOpenProtocol, make_gate
+from .job_finder import JobFinder
 from .job_start import JobStart
 from .launch import Launcher
 from .pending import PendingRunners
@@ -84,8 +87,16 @@ class Daemon:
             settings.idle_timeout_s,
             _now,
         )
+        finder = JobFinder(self._engine, self._store)
         self._job_start = JobStart(
-            self._runners, self._engine, self._store, self._background, self._publish, settings.gate, _now
+            self._runners,
+            finder,
+            Fitting(self._runners, self._engine),
+            self._store,
+            self._background,
+            self._publish,
+            settings.gate.known_within_s,
+            _now,
         )
 
     async def run(self) -> None:
@@ -153,7 +164,7 @@ class Daemon:
     async def _adopt_job(self, runner_name: str) -> None:
         """Which job a runner has passed the gate with, nobody but its document knows any more."""
         for job in await self._store.find_jobs_of_runner(runner_name):
-            if job.sizing is None or job.sizing.verdict == Verdict.REFUSED:
+            if job.sizing is None or job.sizing.verdict in {Verdict.REFUSED, Verdict.MISTAKEN}:
                 continue
             started_at = job.phases.started_at or _now()
             self._runners.change(runner_name, job=RunningJob(job.key, job.name), job_started_at=started_at)
@@ -239,8 +250,7 @@ def host_facts(settings: Settings) -> HostFacts:
         host_id=settings.host_id,
         proxy_port=settings.proxy.port,
         gate_port=gate.port,
-        # The gate always answers before the hook gives up waiting.
-        gate_timeout_s=round(gate.known_within_s + gate.room_within_s + 60),
+        gate_known_within_s=math.ceil(gate.known_within_s),
         scripts_dir=str(settings.state_dir / "inside"),
         runner_command=settings.runner_command,
         has_ca_file=settings.ca_file is not None,

@@ -127,6 +127,10 @@ class ControllerStore:
         """The jobs of a workflow run with a display name; names are not unique."""
         return await self._query_jobs(("org", org), ("runId", run_id), ("name", name))
 
+    async def list_jobs_of_run(self, org: str, run_id: int) -> list[WorkflowJob]:
+        """All jobs of a workflow run, of every attempt."""
+        return await self._query_jobs(("org", org), ("runId", run_id))
+
     async def find_jobs_of_runner(self, runner_name: str) -> list[WorkflowJob]:
         """The jobs that GitHub says this runner has had."""
         return await self._query_jobs(("runner.name", runner_name))

@@ -4,39 +4,57 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from functions.documents.errors import StoreUnavailable
 from functions.documents.lifecycle import JobState
 from functions.documents.workflow_job import RunnerProfile, SizingReceipt, WorkflowJob
 from functions.log import canonical
 from functions.routing.capacity import Size
-from functions.routing.units import format_cpus, format_memory
 
-from .attribution import Egress
 from .background import Background
-from .cgroup import Limits, read_limits
-from .containers import DockerEngine
-from .errors import CannotResize, ContainerGone, EngineUnavailable
+from .cgroup import read_limits
+from .fitting import Fitting
 from .gate import Answer, Question
-from .runner_log import RunnerProgress, read_progress
+from .identity import BY_OUTPUT, BY_WEBHOOK
+from .job_finder import Found, JobFinder
+from .runner_log import RunnerProgress
 from .runners import LocalRunner, Runners, RunningJob
-from .settings import Gate
-from .sizing import Verdict, differs, find_memory_shortage, find_mismatch, receipt
+from .sizing import Fit, Verdict, receipt, unfit
 
 _log = logging.getLogger("runyard.gate")
-_LOG_LINES = 200
-_FIRST_LOOK_AGAIN_S = 0.1
-_LAST_LOOK_AGAIN_S = 1.0
+_CONFIRM_AFTER_S = 10.0
+"""by then the webhook has come, if it comes at all"""
+_LEARN_LATE_AFTER_S = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""when the webhook is asked again about a job that runs without being known"""
 
 
-class JobStore(Protocol):
-    """What is wanted of the store."""
+class ReceiptStore(Protocol):
+    """Where receipts are written."""
 
-    async def find_jobs(self, org: str, run_id: int, name: str) -> list[WorkflowJob]: ...
-    async def find_jobs_of_runner(self, runner_name: str) -> list[WorkflowJob]: ...
     async def merge_job(self, job_key: str, fields: Mapping[str, Any], rank: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A job that was let go, and how that came about."""
+
+    fit: Fit
+    profile: RunnerProfile
+    known_by: str
+    known_ms: float
+    took_ms: float
+
+    def receipt(self, made_for: str) -> SizingReceipt:
+        return receipt(
+            self.fit,
+            made_for=made_for,
+            profile=self.profile,
+            known_by=self.known_by,
+            known_ms=self.known_ms,
+            took_ms=self.took_ms,
+        )
 
 
 class JobStart:
@@ -45,21 +63,23 @@ class JobStart:
     def __init__(
         self,
         runners: Runners,
-        engine: DockerEngine,
-        store: JobStore,
+        finder: JobFinder,
+        fitting: Fitting,
+        store: ReceiptStore,
         background: Background,
         publish: Callable[[], Awaitable[None]],
-        settings: Gate,
+        known_within_s: float,
         now: Callable[[], datetime],
     ):
         self._runners = runners
-        self._engine = engine
+        self._finder = finder
+        self._fitting = fitting
         self._store = store
         self._background = background
         self._publish = publish
-        self._known_within_s = settings.known_within_s
-        self._room_within_s = settings.room_within_s
+        self._known_within_s = known_within_s
         self._now = now
+        self._under_way: dict[str, asyncio.Task[Answer]] = {}
 
     async def decide(self, question: Question) -> Answer | None:
         """Lets the job go on once its container has its size; None for whoever is not a runner."""
@@ -68,99 +88,84 @@ class JobStart:
             return None
         if runner.job is not None:
             return Answer(True, f"{runner.job.name} has its size already")
+        # A hook whose connection broke asks again: both get the one answer.
+        if runner.name not in self._under_way:
+            task = asyncio.create_task(self._decide(runner, question))
+            task.add_done_callback(lambda _: self._under_way.pop(runner.name, None))
+            self._under_way[runner.name] = task
+        return await asyncio.shield(self._under_way[runner.name])
+
+    async def _decide(self, runner: LocalRunner, question: Question) -> Answer:
         started = time.monotonic()
-        job, known_by, progress = await self._identify(runner, question)
+        found = await self._finder.find(runner, question.run_id, question.run_attempt, self._known_within_s)
+        known_ms = (time.monotonic() - started) * 1000
+        job = found.identity.job
         if job is None:
+            return await self._go_on_unknown(runner, found, known_ms)
+        if found.identity.disagreement:
+            _log.warning("runner %s: %s; the webhook counts", runner.name, found.identity.disagreement)
+        fit = await self._fitting.fit(runner, job)
+        profile = job.plan.profile if job.plan is not None else _own_profile(runner)
+        took_ms = (time.monotonic() - started) * 1000
+        known = _Known(fit, profile, found.identity.known_by, known_ms, took_ms)
+        await self._let_go(runner, job, known, found.progress)
+        if fit.may_run and known.known_by == BY_OUTPUT:
+            self._background.watch(self._confirm(runner.name, job.key))
+        return Answer(fit.may_run, in_words(known.receipt(runner.made_for_profile)))
+
+    async def _go_on_unknown(self, runner: LocalRunner, found: Found, known_ms: float) -> Answer:
+        """The job is not known, or one of several: what can be said of its size decides, else the policy."""
+        profile = found.identity.profile
+        if profile is not None:
+            fit = await self._fitting.fit_to_profile(runner, profile)
+        else:
             reason = f"no job of this runner became known within {self._known_within_s:g} s"
-            canonical(_log, logging.ERROR, "gate", runner_name=runner.name, verdict="unknown_job", reason=reason)
-            return Answer(False, reason)
-        note = await self._fit(runner, job, known_by, started)
-        answered = Answer(note.verdict != Verdict.REFUSED, _in_words(note))
-        if answered.may_run:
+            fit = unfit(read_limits(runner.pid), reason, runner.sizing.on_error)
+        known = _Known(fit, profile or _own_profile(runner), BY_WEBHOOK, known_ms, known_ms)
+        note = known.receipt(runner.made_for_profile)
+        level = logging.WARNING if fit.may_run else logging.ERROR
+        canonical(_log, level, "gate", runner_name=runner.name, job="unknown", **note.to_firestore())
+        if fit.may_run:
+            self._background.watch(self._learn_late(runner.name, known, found.progress))
+        return Answer(fit.may_run, in_words(note))
+
+    async def _let_go(self, runner: LocalRunner, job: WorkflowJob, known: _Known, progress: RunnerProgress) -> None:
+        """From here on the runner is this job's: connections, limits of time, receipt."""
+        if known.fit.may_run:
             timeout_s = job.plan.profile.timeout_s if job.plan is not None else None
-            self._runners.change(
-                runner.name, job=RunningJob(job.key, job.name), job_started_at=self._now(), timeout_s=timeout_s
-            )
+            running = RunningJob(job.key, job.name)
+            self._runners.change(runner.name, job=running, job_started_at=self._now(), timeout_s=timeout_s)
             await self._publish()
-        self._write(runner, job, note, progress)
-        return answered
+        self._write(runner, job, known.receipt(runner.made_for_profile), progress)
 
-    async def _identify(
-        self, runner: LocalRunner, question: Question
-    ) -> tuple[WorkflowJob | None, str, RunnerProgress]:
-        """The runner prints the job's name before it runs the hook, and GitHub's webhook names the runner.
+    async def _confirm(self, runner_name: str, job_key: str) -> None:
+        """Asks the webhook about a job that only the runner's output has named. If they disagree, the webhook wins."""
+        await asyncio.sleep(_CONFIRM_AFTER_S)
+        job = await self._finder.ask_webhook(runner_name)
+        runner = self._runners.get(runner_name)
+        if job is None or runner is None or job.key == job_key:
+            return
+        _log.warning("runner %s: its output named %s, the webhook says %s, and counts", runner_name, job_key, job.key)
+        started = time.monotonic()
+        fit = await self._fitting.fit(runner, job)
+        profile = job.plan.profile if job.plan is not None else _own_profile(runner)
+        known = _Known(fit, profile, f"{BY_WEBHOOK}, against the output", 0, (time.monotonic() - started) * 1000)
+        await self._let_go(runner, job, known, RunnerProgress())
+        mistaken = {
+            "sizing": {"verdict": Verdict.MISTAKEN, "reason": f"the webhook says that {job.key} had the runner"}
+        }
+        self._background.persist(lambda: self._store.merge_job(job_key, mistaken, JobState.QUEUED))
 
-        Whichever is known first decides, unless the name fits several jobs of the run.
-        """
-        deadline = time.monotonic() + self._known_within_s
-        pause_s = _FIRST_LOOK_AGAIN_S
-        progress = RunnerProgress()
-        while True:
-            try:
-                progress = read_progress(
-                    await asyncio.to_thread(self._engine.read_log, runner.container_id, _LOG_LINES)
-                )
-                if progress.job_name is not None and question.run_id is not None:
-                    found = await self._store.find_jobs(runner.org, question.run_id, progress.job_name)
-                    candidates = [job for job in found if question.run_attempt in {None, job.run_attempt}]
-                    if len(candidates) == 1:
-                        return candidates[0], "runner output", progress
-                found = await self._store.find_jobs_of_runner(runner.name)
-                if len(found) == 1:
-                    return found[0], "webhook", progress
-            except (StoreUnavailable, EngineUnavailable) as error:
-                _log.warning("cannot look up the job of %s now: %s", runner.name, error)
-            if time.monotonic() > deadline:
-                return None, "", progress
+    async def _learn_late(self, runner_name: str, known: _Known, progress: RunnerProgress) -> None:
+        for pause_s in _LEARN_LATE_AFTER_S:
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LAST_LOOK_AGAIN_S)
-
-    async def _fit(self, runner: LocalRunner, job: WorkflowJob, known_by: str, started: float) -> SizingReceipt:
-        before = read_limits(runner.pid)
-        wanted = job.plan.profile if job.plan is not None else None
-
-        def note(verdict: Verdict, after: Limits | None, reason: str = "") -> SizingReceipt:
-            return receipt(
-                verdict,
-                made_for=runner.made_for_profile,
-                profile=wanted.name if wanted is not None else runner.profile,
-                asked=wanted.size if wanted is not None else runner.size,
-                before=before,
-                after=after,
-                known_by=known_by,
-                reason=reason,
-                took_ms=(time.monotonic() - started) * 1000,
-            )
-
-        if wanted is None:
-            return note(Verdict.NOT_OURS, before, "no policy gives this job a profile: the container keeps its size")
-        if (mismatch := find_mismatch(job, runner.image, runner.privileges)) is not None:
-            return note(Verdict.REFUSED, before, mismatch)
-        if runner.profile == wanted.name and runner.size == wanted.size and not differs(before, wanted.size):
-            return note(Verdict.FITS, before)
-        if (shortage := find_memory_shortage(before, wanted.size)) is not None:
-            return note(Verdict.REFUSED, before, shortage)
-        if not await self._runners.reserve(runner.name, wanted.size, self._room_within_s):
-            return note(Verdict.REFUSED, before, f"no room on this host within {self._room_within_s:g} s")
-        try:
-            return await self._resize(runner, wanted, note)
-        finally:
-            await self._runners.settle(runner.name)
-
-    async def _resize(
-        self, runner: LocalRunner, wanted: RunnerProfile, note: Callable[[Verdict, Limits | None, str], SizingReceipt]
-    ) -> SizingReceipt:
-        try:
-            await asyncio.to_thread(self._engine.resize, runner.container_id, wanted.size, wanted.pids)
-        except (CannotResize, EngineUnavailable) as error:
-            return note(Verdict.REFUSED, read_limits(runner.pid), str(error))
-        except ContainerGone:
-            return note(Verdict.REFUSED, None, "the container is gone")
-        after = read_limits(runner.pid)
-        if differs(after, wanted.size):
-            return note(Verdict.REFUSED, after, "the kernel has other limits than were asked for")
-        self._runners.change(runner.name, size=wanted.size, profile=wanted.name, egress=Egress.of_profile(wanted))
-        return note(Verdict.RESIZED, after, "")
+            runner = self._runners.get(runner_name)
+            if runner is None or runner.job is not None:
+                return
+            job = await self._finder.ask_webhook(runner_name)
+            if job is not None:
+                await self._let_go(runner, job, known, progress)
+                return
 
     def _write(self, runner: LocalRunner, job: WorkflowJob, note: SizingReceipt, progress: RunnerProgress) -> None:
         phases = {
@@ -176,7 +181,7 @@ class JobStart:
         self._background.persist(lambda: self._store.merge_job(job.key, fields, JobState.REGISTERED))
         canonical(
             _log,
-            logging.WARNING if note.verdict == Verdict.REFUSED else logging.INFO,
+            logging.INFO if note.verdict in {Verdict.FITS, Verdict.RESIZED, Verdict.NOT_OURS} else logging.WARNING,
             "gate",
             runner_name=runner.name,
             job=job.key,
@@ -185,15 +190,26 @@ class JobStart:
         )
 
 
-def _in_words(note: SizingReceipt) -> str:
-    wanted = Size(note.asked_cpu_millis, note.asked_memory_bytes)
-    size = f"{format_cpus(wanted.cpu_millis)} CPUs and {format_memory(wanted.memory_bytes)}"
+def _own_profile(runner: LocalRunner) -> RunnerProfile:
+    """What a job without a profile of its own runs on."""
+    return RunnerProfile(
+        name=runner.profile, cpu_millis=runner.size.cpu_millis, memory_bytes=runner.size.memory_bytes, pids=runner.pids
+    )
+
+
+def in_words(note: SizingReceipt) -> str:
+    """A line for the job's own log."""
+    wanted = f"profile {note.profile}: {Size(note.asked_cpu_millis, note.asked_memory_bytes)}"
     match note.verdict:
         case Verdict.FITS:
-            return f"profile {note.profile}: {size}, as made"
+            return f"{wanted}, as made"
         case Verdict.RESIZED:
-            return f"profile {note.profile}: resized to {size} (made for {note.made_for_profile})"
+            return f"{wanted}, resized (made for {note.made_for_profile})"
+        case Verdict.OVERSUBSCRIBED:
+            return f"{wanted}, resized on a full host (made for {note.made_for_profile})"
+        case Verdict.OBSERVED | Verdict.KEPT:
+            return f"{wanted} wanted, {note.made_for_profile} kept: {note.reason}"
         case Verdict.NOT_OURS:
             return note.reason
         case _:
-            return f"profile {note.profile} needs {size}: {note.reason}"
+            return f"{wanted} are needed: {note.reason}"

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from functions.documents.pending_runner import PendingRunner
+from functions.documents.workflow_job import SizingRules
 from functions.routing.capacity import Size
 
 from .attribution import NO_RULES, Attribution, Egress
@@ -34,6 +35,9 @@ class LocalRunner:
     profile: str
     """that its container has now"""
     size: Size
+    pids: int = 0
+    """most processes, as it was made"""
+    sizing: SizingRules = field(default_factory=SizingRules)
     image: str = ""
     privileges: str = ""
     egress: Egress = NO_RULES
@@ -60,6 +64,8 @@ class LocalRunner:
             made_for_profile=runner.profile.name,
             profile=runner.profile.name,
             size=runner.profile.size,
+            pids=runner.profile.pids,
+            sizing=runner.sizing,
             image=runner.image,
             privileges=runner.profile.privileges,
             egress=Egress.of_profile(runner.profile),
@@ -79,6 +85,8 @@ class LocalRunner:
             made_for_profile=adopted.profile,
             profile=adopted.profile,
             size=size,
+            pids=adopted.pids,
+            sizing=adopted.sizing,
             image=adopted.image,
             privileges=adopted.privileges,
             egress=adopted.egress,
@@ -164,6 +172,9 @@ class Runners:
 
     async def reserve(self, name: str, size: Size, within_s: float) -> bool:
         """Sets room aside for a runner that is to get another size; False when none came free in time."""
+        if not size.fits_into(self._capacity):
+            # Waiting cannot help, unless the runner has the size already.
+            within_s = 0
         try:
             async with asyncio.timeout(within_s), self.room_changed:
                 await self.room_changed.wait_for(lambda: self.ledger.has_room_for(name, size))
@@ -171,6 +182,10 @@ class Runners:
                 return True
         except TimeoutError:
             return False
+
+    def oversubscribe(self, name: str, size: Size) -> None:
+        """Sets room aside that there is not: nothing new comes to this host until others have ended."""
+        self._growing[name] = size
 
     async def settle(self, name: str) -> None:
         """The runner has its new size, or keeps its old one: what was set aside beyond that is free again."""

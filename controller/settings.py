@@ -85,8 +85,6 @@ class Gate(_Section):
     port: int = Field(3129, ge=1, le=65535)
     known_within_s: float = Field(30, gt=0)
     """seconds until a job that cannot be told from others is given up"""
-    room_within_s: float = Field(120, gt=0)
-    """seconds to wait for room to grow"""
 
 
 class Settings(_Section):

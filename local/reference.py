@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from functions.documents.lifecycle import RANK_OF_EVENT, RUNNER_TRANSITIONS, JobState, RunnerState
-from functions.routing.policy import Egress, OverflowSettings, Policy, Profile, Route, ScaleSet
+from functions.routing.policy import Egress, OverflowSettings, Policy, Profile, Route, ScaleSet, Sizing
 from functions.routing.schema import GLOBS, WRITTEN_AS, policy_schema
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +25,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("profiles.NAME", Profile),
     ("profiles.NAME.egress", Egress),
     ("scale_sets.NAME", ScaleSet),
+    ("scale_sets.NAME.sizing", Sizing),
     ("routes[]", Route),
     ("overflow", OverflowSettings),
 )

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from .lifecycle import RunnerState
 from .model import Document
 from .sealing import SealedConfig
-from .workflow_job import RunnerProfile
+from .workflow_job import RunnerProfile, SizingRules
 
 COLLECTION = "pendingRunners"
 KEPT_FOR = timedelta(days=7)
@@ -42,6 +42,7 @@ class PendingRunner(Document):
     pool: str
     image: str
     profile: RunnerProfile
+    sizing: SizingRules = SizingRules()
     sealed_config: SealedConfig | None = None
     """gone once a host has claimed the runner"""
     status: RunnerState = RunnerState.PENDING

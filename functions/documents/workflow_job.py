@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 from ..routing.capacity import Size
-from ..routing.policy import EgressMode, Privileges
+from ..routing.policy import EgressMode, NoRoom, OnError, Privileges, SizingMode
 from .lifecycle import JobState
 from .model import Document
 
@@ -53,6 +53,15 @@ class RunnerProfile(Document):
         return Size(self.cpu_millis, self.memory_bytes)
 
 
+class SizingRules(Document):
+    """What the gate does for the jobs of a runner, as the runner's scale set has it."""
+
+    mode: SizingMode = SizingMode.ENFORCE
+    no_room: NoRoom = NoRoom.WAIT
+    wait_s: int = 120
+    on_error: OnError = OnError.CLOSED
+
+
 class RunnerPlan(Document):
     """The runner that a job needs, resolved when it was decided about: a later edit of the policy changes nothing."""
 
@@ -67,6 +76,7 @@ class RunnerPlan(Document):
     work_folder: str = "_work"
     installation_id: int | None = None
     """of the GitHub App"""
+    sizing: SizingRules = SizingRules()
 
 
 class Reservation(Document):
@@ -123,14 +133,25 @@ class SizingReceipt(Document):
     made_for_profile: str
     asked_cpu_millis: int
     asked_memory_bytes: int
+    asked_pids: int | None = None
     before_cpu_millis: int | None = None
     before_memory_bytes: int | None = None
+    before_pids: int | None = None
     read_cpu_millis: int | None = None
-    """read back from the cgroup"""
+    """read back from the cgroup, as are the next two"""
     read_memory_bytes: int | None = None
+    read_pids: int | None = None
     known_by: str = ""
+    """how the job became known: by the runner's output, the webhook, or both"""
     reason: str = ""
+    known_ms: float = 0
+    """until the job was known"""
+    room_ms: float = 0
+    """until there was room for it"""
+    resize_ms: float = 0
+    """for the engine's call and for reading the limits back"""
     took_ms: float = 0
+    """in all, from the hook's question to the answer"""
 
 
 class EgressSummary(Document):

@@ -70,6 +70,35 @@ class EgressMode(StrEnum):
     """refuses them"""
 
 
+class SizingMode(StrEnum):
+    """What the gate does when a job's runner was made with another size."""
+
+    ENFORCE = "enforce"
+    """resizes the container before the job's first step"""
+    OBSERVE = "observe"
+    """changes nothing, and writes down what the job needed and what it got"""
+
+
+class NoRoom(StrEnum):
+    """What becomes of a job whose container has to grow on a host that is full."""
+
+    WAIT = "wait"
+    """it waits at the gate for `wait`, then it fails"""
+    OVERSUBSCRIBE = "oversubscribe"
+    """it gets its size all the same; the host gives away more than it has until other jobs end"""
+    FAIL = "fail"
+    """it fails at once"""
+
+
+class OnError(StrEnum):
+    """What becomes of a job that cannot be sized: it is not known, the engine refuses, the gate does not answer."""
+
+    CLOSED = "closed"
+    """it fails before its first step"""
+    OPEN = "open"
+    """it runs on the size that its runner has, and its document says so"""
+
+
 def _as_patterns(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -129,6 +158,17 @@ class Profile(_Section):
     match_patterns: Globs = Field((), description="display names of the jobs that get this profile")
 
 
+class Sizing(_Section):
+    """What happens between a job and its first step when GitHub gave it a runner of another size."""
+
+    mode: SizingMode = Field(SizingMode.ENFORCE, description="enforce resizes; observe only writes down what it saw")
+    no_room: NoRoom = Field(NoRoom.WAIT, description="when the host is full: wait, oversubscribe or fail")
+    wait: Seconds = Field(120, ge=0, le=3600, description="how long a job waits for room; then it fails")
+    on_error: OnError = Field(
+        OnError.CLOSED, description="a job that cannot be sized fails (closed) or runs on the size there is (open)"
+    )
+
+
 class ScaleSet(_Section):
     """A set of runners that share labels, image and limits."""
 
@@ -141,6 +181,7 @@ class ScaleSet(_Section):
     pool: PoolName = Field("default", description="the Docker hosts that run this set")
     priority: int = Field(0, ge=-100, le=100, description="held jobs of a higher priority are admitted first")
     work_folder: str = Field("_work", min_length=1, description="work folder, relative to the runner's own")
+    sizing: Sizing = Field(Sizing(), description="what happens when a job's runner has another size")
 
 
 class Route(_Section):
@@ -295,6 +336,9 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
 }
 
 
+_NESTED: Mapping[str, type[BaseModel]] = {"egress": Egress, "sizing": Sizing}
+
+
 def _is_echo(detail: Any) -> bool:
     """Pydantic drops a list's faulty items before it counts the rest: then "too short" only repeats their faults."""
     return detail["type"] == "too_short" and bool(detail["input"])
@@ -326,8 +370,8 @@ def _problem(detail: Any) -> Problem:
 
 def _suggestion(location: tuple[int | str, ...]) -> str:
     section = _SECTIONS.get(str(location[0]), Policy) if len(location) > 1 else Policy
-    if "egress" in location[:-1]:
-        section = Egress
+    nested = [_NESTED[str(part)] for part in location[:-1] if str(part) in _NESTED]
+    section = nested[-1] if nested else section
     known = [field.alias or name for name, field in section.model_fields.items()]
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f": did you mean {close[0]}?" if close else f": known here are {', '.join(known)}"

@@ -21,6 +21,7 @@ from ..documents.workflow_job import (
     RunnerPlan,
     RunnerProfile,
     RunnerRef,
+    SizingRules,
     WorkflowJob,
     job_key,
 )
@@ -331,6 +332,12 @@ def plan_runner(event: JobEvent, rules: Match) -> RunnerPlan:
         scope=scope_of(event.owner, event.facts.repository, at_organization=at_organization).path,
         work_folder=scale_set.work_folder,
         installation_id=event.installation_id,
+        sizing=SizingRules(
+            mode=scale_set.sizing.mode,
+            no_room=scale_set.sizing.no_room,
+            wait_s=scale_set.sizing.wait,
+            on_error=scale_set.sizing.on_error,
+        ),
     )
 
 

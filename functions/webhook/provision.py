@@ -82,6 +82,7 @@ class Provisioner:
             pool=reservation.pool,
             image=plan.image,
             profile=plan.profile,
+            sizing=plan.sizing,
             sealed_config=sealed,
             created_at=self._now(),
         )

@@ -30,7 +30,8 @@ def test_a_job_runs_in_a_container_of_its_profiles_size_and_leaves_nothing(yard:
     assert re.search(HIGH, github["log"], re.DOTALL)
     assert job.state is JobState.COMPLETED
     assert job.sizing is not None
-    assert (job.sizing.verdict, job.sizing.known_by) == ("fits", "runner output")
+    assert job.sizing.verdict == "fits"
+    assert "runner output" in job.sizing.known_by
     assert (job.sizing.read_cpu_millis, job.sizing.read_memory_bytes) == (400, 256 << 20)
     yard.wait("the runner's document goes", lambda: not yard.runners())
     assert yard.stack.github_state()["runners"] == []

@@ -58,11 +58,12 @@ def limits_of(
     return read_limits(42, root=folder / "cgroup", proc=folder / "proc")
 
 
-def v1_files(quota: str, memory: str) -> dict[str, str]:
+def v1_files(quota: str, memory: str, pids: str = "128") -> dict[str, str]:
     return {
         "cgroup/cpu,cpuacct/docker/8f0e/cpu.cfs_quota_us": f"{quota}\n",
         "cgroup/cpu,cpuacct/docker/8f0e/cpu.cfs_period_us": "100000\n",
         "cgroup/memory/docker/8f0e/memory.limit_in_bytes": f"{memory}\n",
+        "cgroup/pids/docker/8f0e/pids.max": f"{pids}\n",
         "cgroup/memory/docker/8f0e/memory.stat": "cache 900\nrss 5\ntotal_cache 900\ntotal_rss 4096\n",
         # The root's limits are nobody's.
         "cgroup/cpu,cpuacct/cpu.cfs_quota_us": "777\n",
@@ -70,11 +71,12 @@ def v1_files(quota: str, memory: str) -> dict[str, str]:
     }
 
 
-def v2_files(cpu: str, memory: str) -> dict[str, str]:
+def v2_files(cpu: str, memory: str, pids: str = "128") -> dict[str, str]:
     group = "cgroup/system.slice/docker-8f0e.scope"
     return {
         f"{group}/cpu.max": f"{cpu}\n",
         f"{group}/memory.max": f"{memory}\n",
+        f"{group}/pids.max": f"{pids}\n",
         f"{group}/memory.stat": "anon 4096\nfile 900\nanon_thp 0\n",
         "cgroup/cpu.max": "777 777\n",
     }
@@ -83,10 +85,10 @@ def v2_files(cpu: str, memory: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("quota", "memory", "limits"),
     [
-        pytest.param("150000", "2147483648", Limits(1500, 2 << 30, 4096), id="limits"),
-        pytest.param("1000", "6291456", Limits(10, 6 << 20, 4096), id="the smallest that the engine takes"),
-        pytest.param("-1", "9223372036854771712", Limits(None, None, 4096), id="no limits"),
-        pytest.param("", "", Limits(None, None, 4096), id="empty files"),
+        pytest.param("150000", "2147483648", Limits(1500, 2 << 30, 4096, 128), id="limits"),
+        pytest.param("1000", "6291456", Limits(10, 6 << 20, 4096, 128), id="the smallest that the engine takes"),
+        pytest.param("-1", "9223372036854771712", Limits(None, None, 4096, 128), id="no limits"),
+        pytest.param("", "", Limits(None, None, 4096, 128), id="empty files"),
     ],
 )
 def test_version_1_is_read_at_the_groups_of_the_process(
@@ -99,14 +101,18 @@ def test_version_1_is_read_at_the_groups_of_the_process(
 @pytest.mark.parametrize(
     ("cpu", "memory", "limits"),
     [
-        pytest.param("150000 100000", "2147483648", Limits(1500, 2 << 30, 4096), id="limits"),
-        pytest.param("25000 50000", "65536", Limits(500, 65536, 4096), id="another period"),
-        pytest.param("max 100000", "max", Limits(None, None, 4096), id="no limits"),
-        pytest.param("", "", Limits(None, None, 4096), id="empty files"),
+        pytest.param("150000 100000", "2147483648", Limits(1500, 2 << 30, 4096, 128), id="limits"),
+        pytest.param("25000 50000", "65536", Limits(500, 65536, 4096, 128), id="another period"),
+        pytest.param("max 100000", "max", Limits(None, None, 4096, 128), id="no limits"),
+        pytest.param("", "", Limits(None, None, 4096, 128), id="empty files"),
     ],
 )
 def test_version_2_is_read_at_the_group_of_the_process(tmp_path: Path, cpu: str, memory: str, limits: Limits) -> None:
     assert limits_of(tmp_path, V2_DOCKER, v2_files(cpu, memory)) == limits
+
+
+def test_a_group_may_have_as_many_processes_as_it_likes(tmp_path: Path) -> None:
+    assert limits_of(tmp_path, V2_DOCKER, v2_files("150000 100000", "65536", "max")) == Limits(1500, 65536, 4096, None)
 
 
 @pytest.mark.parametrize("membership", [V1_DOCKER, V2_DOCKER], ids=["version 1", "version 2"])

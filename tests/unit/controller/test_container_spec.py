@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from controller.container_spec import ContainerSpec, HostFacts, from_labels, specify, to_labels
 from controller.networks import plan_bridge
 from functions.documents.sealing import new_host_key, public_key_of, seal
-from functions.documents.workflow_job import RunnerProfile
+from functions.documents.workflow_job import RunnerProfile, SizingRules
 from functions.routing.capacity import Size
-from functions.routing.policy import Privileges
+from functions.routing.policy import OnError, Privileges
 from tests.fakes.examples import NOW, pending_runner
 
 BRIDGE = plan_bridge(ipaddress.IPv4Network("10.213.0.0/16"), "runyard", 3)
@@ -21,11 +21,11 @@ HOST = HostFacts(
     host_id="host-1",
     proxy_port=3128,
     gate_port=3129,
-    gate_timeout_s=210,
+    gate_known_within_s=30,
     scripts_dir="/var/lib/runyard/inside",
     runner_command=("/home/runner/run.sh",),
 )
-WITH_CA_FILE = HostFacts("host-1", 3128, 3129, 210, "/var/lib/runyard/inside", ("run.sh",), has_ca_file=True)
+WITH_CA_FILE = HostFacts("host-1", 3128, 3129, 30, "/var/lib/runyard/inside", ("run.sh",), has_ca_file=True)
 
 
 def spec_of(host: HostFacts = HOST, **profile: object) -> ContainerSpec:
@@ -76,6 +76,13 @@ def test_the_proxy_and_the_gate_are_found_at_the_bridges_own_gateway() -> None:
     assert environment["ACTIONS_RUNNER_HOOK_JOB_STARTED"] == "/opt/runyard/job-started.sh"
 
 
+def test_the_hook_waits_longer_than_the_gate_may_take_and_knows_what_holds_without_an_answer() -> None:
+    rules = SizingRules(wait_s=600, on_error=OnError.OPEN)
+    environment = specify(pending_runner(sizing=rules), BRIDGE, HOST).environment
+    assert int(environment["RUNYARD_GATE_TIMEOUT"]) > HOST.gate_known_within_s + 600
+    assert environment["RUNYARD_GATE_ON_ERROR"] == "open"
+
+
 def test_a_profile_adds_to_the_environment_but_cannot_lead_around_proxy_and_gate() -> None:
     ours = dict(spec_of().environment)
     env = dict.fromkeys(ours, "elsewhere") | {"TZ": "UTC"}
@@ -122,7 +129,16 @@ def test_a_controller_finds_again_in_the_labels_what_another_has_written(
 LABELS = to_labels(pending_runner(claimed_at=NOW), BRIDGE, "host-1")
 
 
-@pytest.mark.parametrize("missing", sorted(set(LABELS) - {"runyard.host"}))
+ADDED_LATER = {"runyard.pids", "runyard.sizing"}
+
+
+def test_a_container_of_an_earlier_version_is_taken_up_as_well() -> None:
+    adopted = from_labels({key: value for key, value in LABELS.items() if key not in ADDED_LATER})
+    assert adopted is not None
+    assert (adopted.pids, adopted.sizing) == (0, SizingRules())
+
+
+@pytest.mark.parametrize("missing", sorted(set(LABELS) - ADDED_LATER - {"runyard.host"}))
 def test_a_container_that_lacks_one_of_the_labels_is_no_runner(missing: str) -> None:
     assert from_labels({key: value for key, value in LABELS.items() if key != missing}) is None
 
