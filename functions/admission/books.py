@@ -4,17 +4,18 @@ A group may hold hundreds of jobs; counting all leases anew for each of them wou
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from ..documents.ledger import KnownLimits, Lease, Ledger, Switch, Waiting
+from ..documents.ledger import KnownLimits, Lease, Ledger, Switch, Waiting, WarmSupply
 from ..routing.capacity import NOTHING, Capacity, Limits, Shortage, Size
 
 
 class Books:
     """A working copy of a ledger."""
 
-    def __init__(self, ledger: Ledger, hosts: tuple[Size, ...]):
+    def __init__(self, ledger: Ledger, hosts: Mapping[str, Size]):
         self.hosts = hosts
         self.leases = dict(ledger.leases)
         self.queue = dict(ledger.queue)
@@ -25,6 +26,7 @@ class Books:
         self.runners_of_repository = Counter(lease.repository for lease in self.leases.values())
         self._held = Counter(waiting.scale_set for waiting in self.queue.values() if waiting.is_held)
         self._without_job = {name for name, lease in self.leases.items() if not lease.job_key}
+        self._runner_of_job = {lease.job_key: name for name, lease in self.leases.items() if lease.job_key}
         self.has_changed = False
 
     def to_ledger(self, token: str) -> Ledger:
@@ -34,7 +36,7 @@ class Books:
     def capacity(self, scale_set: str, repository: str) -> Capacity:
         """What a decision about a job sees."""
         return Capacity(
-            hosts=self.hosts,
+            hosts=tuple(self.hosts.values()),
             reserved=self._reserved,
             places_taken=self._places[scale_set],
             places_of_repository=self._places_of_repository[scale_set, repository],
@@ -48,9 +50,39 @@ class Books:
         """The policy's newest word counts, also for those who wait already."""
         self._know(scale_set, max_runners=limits.max_runners, per_repository=limits.per_repository)
 
+    def set_warm(self, scale_set: str, warm: WarmSupply | None) -> None:
+        """The idle runners that a scale set keeps ready."""
+        self._know(scale_set, warm=warm)
+
     def set_switch(self, scale_set: str, switch: Switch | None) -> None:
         """The variable that goes with a scale set."""
         self._know(scale_set, switch=switch)
+
+    def scale_sets_of(self, prefix: str) -> list[str]:
+        """Those that are known and whose names begin so."""
+        return [scale_set for scale_set in self._limits if scale_set.startswith(prefix)]
+
+    def warm_supplies(self, now: datetime) -> list[tuple[str, WarmSupply]]:
+        """The scale sets that keep idle runners and that GitHub gives runners."""
+        return [
+            (scale_set, known.warm)
+            for scale_set, known in self._limits.items()
+            if known.warm is not None and self.find_pause(scale_set, now) is None
+        ]
+
+    def retire_above(self, scale_set: str) -> int:
+        """How many idle runners a scale set may have for as long as they like."""
+        known = self._limits.get(scale_set)
+        return known.warm.retire_above if known is not None and known.warm is not None else 0
+
+    def idle_runners(self, scale_set: str) -> list[str]:
+        """The runners of a scale set that nobody counts on."""
+        leases = ((name, self.leases[name]) for name in self._without_job)
+        return sorted(name for name, lease in leases if lease.scale_set == scale_set and lease.is_idle)
+
+    def runner_of(self, job_key: str) -> str | None:
+        """The runner that a job counts on."""
+        return self._runner_of_job.get(job_key)
 
     def pause(self, scale_set: str, until: datetime, reason: str) -> None:
         """GitHub gives a scale set no runners: nobody is admitted to it until then."""
@@ -87,7 +119,9 @@ class Books:
             self.drop_lease(runner_name)
         self.leases[runner_name] = lease
         self._count(lease, +1)
-        if not lease.job_key:
+        if lease.job_key:
+            self._runner_of_job[lease.job_key] = runner_name
+        else:
             self._without_job.add(runner_name)
         self.has_changed = True
 
@@ -97,6 +131,8 @@ class Books:
         if lease is not None:
             self._count(lease, -1)
             self._without_job.discard(runner_name)
+            if self._runner_of_job.get(lease.job_key) == runner_name:
+                del self._runner_of_job[lease.job_key]
             self.has_changed = True
         return lease
 

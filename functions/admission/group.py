@@ -9,7 +9,7 @@ import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from ..documents.host import Host
 from ..documents.ledger import Ledger
 from ..documents.workflow_job import WorkflowJob
 from .plan import make_plan
-from .requests import Admit, Flip, Forget, Plan, Postpone, Promise, Promotion, Request, Result
+from .requests import Admit, Forget, Plan, Postpone, Promotion, Release, Request, Result, Retire, Start, Todo
 
 MOST_IN_A_GROUP = 150
 SPACING_S = 0.25
@@ -70,8 +70,7 @@ class Settled:
     """A request's result, and what its group leaves to be done: whoever gets it does it."""
 
     result: Result
-    promotions: tuple[Promotion, ...] = ()
-    flips: tuple[Flip, ...] = ()
+    todo: Todo = field(default_factory=Todo)
 
 
 @dataclass
@@ -142,14 +141,14 @@ class Admission:
             snapshot, known = await self._read(job_keys)
         for attempt in range(MOST_ATTEMPTS):
             token = secrets.token_hex(8)
-            sizes = tuple(host.size for host in hosts)
+            sizes = {host.host_id: host.size for host in hosts}
             plan = make_plan(snapshot.ledger, requests, known, sizes, self._pool, token, self._now())
             if not plan.needs_commit:
                 self._snapshot = snapshot
                 return plan
             try:
                 version = await self._store.commit_ledger(
-                    self._pool, snapshot.version, plan.ledger, plan.creates, plan.promotions
+                    self._pool, snapshot.version, plan.ledger, plan.creates, plan.todo.promotions
                 )
             except (Moved, StoreUnavailable) as error:
                 # A lost answer looks like a lost race; the token tells them apart.
@@ -177,22 +176,20 @@ def _hand_out(group: Sequence[_Waiting], plan: Plan) -> None:
         (waiting, result) for waiting, result in zip(group, plan.results, strict=True) if not waiting.done.done()
     ]
     for index, (waiting, result) in enumerate(listening):
-        share = slice(index, None, len(listening))
-        waiting.done.set_result(Settled(result, plan.promotions[share], plan.flips[share]))
+        waiting.done.set_result(Settled(result, plan.todo.share(index, len(listening))))
 
 
 def _may_be_stale_for(requests: Sequence[Request], ledger: Ledger) -> bool:
     """A runner or job that is named in an event was in the ledger before the event: not seeing it means old news."""
+    jobs = {lease.job_key for lease in ledger.leases.values()} | set(ledger.queue)
     for request in requests:
         match request:
-            case Admit() | Promise():
-                continue
             case Forget(job_key):
-                is_there = job_key in ledger.queue
-            case Postpone(job):
-                is_there = job.reservation is not None and job.reservation.runner_name in ledger.leases
-            case _:
+                is_there = job_key in jobs
+            case Start() | Release() | Postpone() | Retire():
                 is_there = request.runner_name in ledger.leases
+            case _:
+                continue
         if not is_there:
             return True
     return False

@@ -11,10 +11,11 @@ from datetime import datetime
 from ..documents.ledger import Lease, Ledger, Waiting
 from ..documents.lifecycle import JobState
 from ..documents.runner_name import make_runner_name
-from ..documents.workflow_job import DecisionRecord, Reservation, WorkflowJob
-from ..routing.capacity import Capacity, Limits, Shortage, Size, find_shortage
+from ..documents.workflow_job import DecisionRecord, Reservation, RunnerPlan, WorkflowJob
+from ..routing.capacity import Capacity, Shortage, Size, find_shortage
 from ..routing.classify import Match
 from ..routing.evaluate import Decision, Outcome, decide_without_room
+from . import supply
 from .books import Books
 from .line import Line
 from .requests import (
@@ -24,17 +25,22 @@ from .requests import (
     Flip,
     Forget,
     Known,
-    MakeIdle,
     Plan,
     Postpone,
     Promise,
     Promised,
     Promotion,
+    Refresh,
     Release,
     Request,
-    Resize,
+    Requeue,
+    Restore,
     Result,
+    Retire,
+    Start,
+    Todo,
 )
+from .terms import limits_of, scale_set_key
 
 _BEHIND_OTHERS = Shortage("other jobs wait for the room that there is", passes=True)
 
@@ -48,13 +54,18 @@ class _Draft:
     token: str
     now: datetime
     promotions: list[Promotion] = field(default_factory=list)
+    displaced: list[str] = field(default_factory=list)
+
+
+_AtOnce = Promise | Start | Release | Forget | Requeue | Postpone | Retire | Restore | Refresh
+"""what is done before places are given away"""
 
 
 def make_plan(
     ledger: Ledger,
     requests: Sequence[Request],
     known: Mapping[str, WorkflowJob],
-    hosts: tuple[Size, ...],
+    hosts: Mapping[str, Size],
     pool: str,
     token: str,
     now: datetime,
@@ -65,7 +76,7 @@ def make_plan(
         ledger: as last read.
         requests: the group.
         known: documents that exist already, by key, for the jobs of the group.
-        hosts: the sizes of the pool's hosts that are available.
+        hosts: the sizes of the pool's hosts that are available, by their ids.
         pool: its name.
         token: of this attempt to commit.
         now: the time of the decision.
@@ -85,71 +96,89 @@ def make_plan(
         else:
             arrivals[request.job.key] = (index, request)
     decided = _admit_in_order(draft, arrivals)
-    flips = tuple(Flip(switch, is_short) for switch, is_short in draft.books.flip_switches())
+    todo = Todo(
+        promotions=tuple(draft.promotions),
+        warm_ups=tuple(supply.top_up(draft.books, pool, token, now)),
+        displaced=tuple(draft.displaced),
+        flips=tuple(Flip(switch, is_short) for switch, is_short in draft.books.flip_switches()),
+    )
     results |= {arrivals[key][0]: Decided(job) for key, job in decided.items()}
     results |= {index: Known(decided[key]) for index, key in repeated.items()}
     return Plan(
         draft.books.to_ledger(token),
         tuple(decided.values()),
-        tuple(draft.promotions),
-        flips,
+        todo,
         tuple(results[index] for index in range(len(requests))),
         needs_commit=bool(decided) or draft.books.has_changed,
     )
 
 
-def _apply(draft: _Draft, request: Promise | Release | MakeIdle | Forget | Resize | Postpone) -> Result:
-    if isinstance(request, Promise):
-        return _promise(draft, request)
-    if isinstance(request, Postpone):
-        return _postpone(draft, request)
+def _apply(draft: _Draft, request: _AtOnce) -> Result:
     books = draft.books
-    if isinstance(request, Forget):
-        was_there = request.job_key in books.queue
-        books.drop_waiting(request.job_key)
-        return Applied(was_there)
-    lease = books.leases.get(request.runner_name)
-    if lease is None:
-        return Applied(False)
     match request:
-        case Release(runner_name):
-            books.drop_lease(runner_name)
-            return Applied(True)
-        case MakeIdle():
-            changed = lease.model_copy(update={"job_key": ""})
-        case Resize(_, profile, size, job_key):
-            fields = {"cpu_millis": size.cpu_millis, "memory_bytes": size.memory_bytes}
-            changed = lease.model_copy(update={**fields, "profile": profile, "job_key": job_key})
-    if changed == lease:
+        case Promise():
+            return _promise(draft, request)
+        case Start():
+            return supply.start(books, request, draft.displaced)
+        case Release():
+            return supply.release(books, request, draft.displaced)
+        case Forget():
+            return supply.forget(books, request)
+        case Retire():
+            return supply.retire(books, request)
+        case Restore():
+            return supply.restore(books, request)
+        case Requeue(job, not_before):
+            return _requeue(draft, job, not_before)
+        case Postpone():
+            return _postpone(draft, request)
+        case Refresh():
+            return _refresh(books, request)
+
+
+def _refresh(books: Books, request: Refresh) -> Applied:
+    named = {terms.scale_set for terms in request.terms}
+    for scale_set in books.scale_sets_of(scale_set_key(request.org, "")):
+        if scale_set not in named:
+            books.set_warm(scale_set, None)
+    for terms in request.terms:
+        books.set_limits(terms.scale_set, terms.limits)
+        books.set_warm(terms.scale_set, terms.warm)
+    return Applied(books.has_changed)
+
+
+def _requeue(draft: _Draft, job: WorkflowJob, not_before: datetime | None) -> Applied:
+    """Unless it has a runner, or waits already: whoever asks may have seen an old ledger."""
+    if job.plan is None or draft.books.runner_of(job.key) is not None or job.key in draft.books.queue:
         return Applied(False)
-    books.put_lease(request.runner_name, changed)
+    draft.books.put_waiting(job.key, _waiting_again(job, job.plan, not_before, draft.now))
     return Applied(True)
 
 
 def _postpone(draft: _Draft, request: Postpone) -> Applied:
     job, books = request.job, draft.books
-    if job.reservation is None or job.plan is None:
-        return Applied(False)
-    lease = books.drop_lease(job.reservation.runner_name)
-    scale_set = scale_set_key(job.org, job.plan.scale_set)
-    books.pause(scale_set, request.until, request.reason)
-    if request.is_held and lease is not None:
-        profile = job.plan.profile
-        waiting = Waiting(
-            cpu_millis=profile.cpu_millis,
-            memory_bytes=profile.memory_bytes,
-            scale_set=scale_set,
-            profile=profile.name,
-            repository=job.repository,
-            labels=job.labels,
-            run_id=job.run_id,
-            job_id=job.job_id,
-            priority=job.plan.priority,
-            # It was its turn already: nobody who came later goes first.
-            since=job.phases.received_at or draft.now,
-        )
-        books.put_waiting(job.key, waiting)
+    lease = books.drop_lease(request.runner_name)
+    books.pause(request.scale_set, request.until, request.reason)
+    if job is not None and job.plan is not None and lease is not None:
+        books.put_waiting(job.key, _waiting_again(job, job.plan, None, draft.now))
     return Applied(lease is not None)
+
+
+def _waiting_again(job: WorkflowJob, plan: RunnerPlan, not_before: datetime | None, now: datetime) -> Waiting:
+    return Waiting(
+        cpu_millis=plan.profile.cpu_millis,
+        memory_bytes=plan.profile.memory_bytes,
+        scale_set=scale_set_key(job.org, plan.scale_set),
+        profile=plan.profile.name,
+        repository=job.repository,
+        labels=job.labels,
+        run_id=job.run_id,
+        job_id=job.job_id,
+        priority=plan.priority,
+        # It was its turn already: nobody who came later goes first.
+        since=job.phases.received_at or now,
+        not_before=not_before,
+    )
 
 
 def _promise(draft: _Draft, request: Promise) -> Promised:
@@ -160,7 +189,7 @@ def _promise(draft: _Draft, request: Promise) -> Promised:
     names: list[str] = []
     for number, match in enumerate(request.matches):
         scale_set = scale_set_key(request.org, match.scale_set_name)
-        books.set_limits(scale_set, _limits_of(match))
+        books.set_limits(scale_set, limits_of(match.scale_set))
         waiting = _waiting_of(match, request.org, request.repository, request.labels, request.run_id, 0, draft.now)
         capacity = books.capacity(scale_set, request.repository)
         shortage = _BEHIND_OTHERS if capacity.held else _shortage(draft, waiting, may_reuse=False)
@@ -179,8 +208,9 @@ def _admit_in_order(draft: _Draft, arrivals: Mapping[str, tuple[int, Admit]]) ->
     books = draft.books
     for _, request in arrivals.values():
         scale_set = scale_set_key(request.job.org, request.match.scale_set_name)
-        books.set_limits(scale_set, _limits_of(request.match))
+        books.set_limits(scale_set, limits_of(request.match.scale_set))
         books.set_switch(scale_set, request.switch)
+        books.set_warm(scale_set, request.warm)
     queue = dict(books.queue)
     queue |= {key: _waiting_of_job(request, draft.now) for key, (_, request) in arrivals.items()}
     decided: dict[str, WorkflowJob] = {}
@@ -235,7 +265,7 @@ def _take_place(draft: _Draft, key: str, waiting: Waiting) -> tuple[Reservation,
     old = books.drop_lease(reused) if reused is not None else None
     has_runner = reused is not None and old is not None and old.is_idle
     if reused is not None and old is not None and has_runner:
-        name, lease = reused, lease.model_copy(update={"labels": old.labels})
+        name, lease = reused, old.with_job(key, waiting.profile, waiting.size, waiting.repository)
     books.put_lease(name, lease)
     taken = books.capacity(waiting.scale_set, waiting.repository).places_taken
     most = books.limits(waiting.scale_set).max_runners
@@ -296,15 +326,6 @@ def _recorded(
         return job
     phases = job.phases.model_copy(update={"reserved_at": draft.now})
     return job.model_copy(update={"reservation": reservation, "rank": int(JobState.RESERVED), "phases": phases})
-
-
-def scale_set_key(org: str, name: str) -> str:
-    """What a scale set is called in a ledger that may serve several organizations."""
-    return f"{org.lower()}/{name}"
-
-
-def _limits_of(match: Match) -> Limits:
-    return Limits(match.scale_set.max_runners, match.scale_set.per_repository)
 
 
 def _waiting_of_job(request: Admit, now: datetime) -> Waiting:

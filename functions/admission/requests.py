@@ -3,10 +3,21 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ..documents.ledger import Ledger, Switch
-from ..documents.workflow_job import Reservation, WorkflowJob
-from ..routing.capacity import Size
+from ..documents.ledger import Lease, Ledger, Switch, WarmSupply
+from ..documents.workflow_job import Reservation, RunnerPlan, WorkflowJob
+from ..routing.capacity import Limits, Size
 from ..routing.classify import Match
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the policy says of a scale set now."""
+
+    scale_set: str
+    """as ledgers call it: `org/name`"""
+    limits: Limits
+    warm: WarmSupply | None = None
+    """the idle runners that it keeps ready"""
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,8 @@ class Admit:
     """how long an overflowed job is left to GitHub; None when the policy names no mechanism by which it gets there"""
     switch: Switch | None = None
     """the variable that is switched when this scale set's places run short"""
+    warm: WarmSupply | None = None
+    """the idle runners that this scale set keeps ready"""
 
 
 @dataclass(frozen=True)
@@ -36,34 +49,39 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class Release:
-    """Give back what a runner holds."""
+class Start:
+    """A job runs on a runner of this pool, which need not be the one that was made for it."""
 
     runner_name: str
+    job_key: str
+    profile: str = ""
+    size: Size | None = None
+    """what the job needs; None for one that no policy gives a size"""
+    repository: str = ""
 
 
 @dataclass(frozen=True)
-class MakeIdle:
-    """A runner's job is gone, and the runner is up: the next fitting job may have it."""
+class Release:
+    """A runner's job has ended, or the runner is gone: what it holds is free."""
 
     runner_name: str
+    job_key: str = ""
+    """the job that it had; empty for a runner that is gone without one"""
 
 
 @dataclass(frozen=True)
 class Forget:
-    """A job has ended, or somebody else's runner has it: it waits no more."""
+    """A job has ended without a runner of ours: it waits no more, and the runner that was to have it is idle."""
 
     job_key: str
 
 
 @dataclass(frozen=True)
-class Resize:
-    """A runner was given a job of another profile than its own: move its lease to that size."""
+class Requeue:
+    """A job has lost its runner to another job, or its runner has died: it waits again, where it stood before."""
 
-    runner_name: str
-    profile: str
-    size: Size
-    job_key: str
+    job: WorkflowJob
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +91,40 @@ class Postpone:
     Otherwise one job after the other would leave the queue and fail while GitHub is away.
     """
 
-    job: WorkflowJob
+    runner_name: str
+    scale_set: str
+    """as ledgers call it: `org/name`"""
     until: datetime
     reason: str
-    is_held: bool
-    """the job waits and is tried again; False when somebody has to mend something first"""
+    job: WorkflowJob | None = None
+    """waits and is tried again; None when somebody has to mend something first, or when no job counted on the place"""
 
 
-Request = Admit | Promise | Release | MakeIdle | Forget | Resize | Postpone
+@dataclass(frozen=True)
+class Retire:
+    """Give up an idle runner if it is not needed."""
+
+    runner_name: str
+
+
+@dataclass(frozen=True)
+class Restore:
+    """A runner that was given up could not be stopped: it is there still."""
+
+    runner_name: str
+    lease: Lease
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Go by an organization's newest policy, and see what the queue and the idle runners need now."""
+
+    org: str
+    terms: tuple[Terms, ...] = ()
+    """of all of its scale sets in this pool: those that are left out keep no idle runners any more"""
+
+
+Request = Admit | Promise | Start | Release | Forget | Requeue | Postpone | Retire | Restore | Refresh
 
 
 @dataclass(frozen=True)
@@ -105,13 +149,22 @@ class Promised:
 
 
 @dataclass(frozen=True)
+class Retired:
+    """What the runner held; None when it is needed, has a job, or is not known."""
+
+    lease: Lease | None
+
+
+@dataclass(frozen=True)
 class Applied:
     """Everything else; `changed` is False when there was nothing to do."""
 
     changed: bool
+    idle_runner: str = ""
+    """a runner that nobody counts on any more"""
 
 
-Result = Decided | Known | Promised | Applied
+Result = Decided | Known | Promised | Retired | Applied
 
 
 @dataclass(frozen=True)
@@ -121,6 +174,18 @@ class Promotion:
     job_key: str
     reservation: Reservation
     reason: str
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """A place that was taken for a runner that waits for any job."""
+
+    runner_name: str
+    pool: str
+    org: str
+    plan: RunnerPlan
+    host: str
+    """that should start it"""
 
 
 @dataclass(frozen=True)
@@ -137,13 +202,28 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class Todo:
+    """What is left to be done when a group has been committed."""
+
+    promotions: tuple[Promotion, ...] = ()
+    warm_ups: tuple[WarmUp, ...] = ()
+    displaced: tuple[str, ...] = ()
+    """keys of jobs whose runner has another job, or is gone"""
+    flips: tuple[Flip, ...] = ()
+
+    def share(self, number: int, of: int) -> "Todo":
+        """One of several equal parts."""
+        part = slice(number, None, of)
+        return Todo(self.promotions[part], self.warm_ups[part], self.displaced[part], self.flips[part])
+
+
+@dataclass(frozen=True)
 class Plan:
     """The ledger after a group, the documents to write with it, and each request's result, in order."""
 
     ledger: Ledger
     creates: tuple[WorkflowJob, ...]
-    promotions: tuple[Promotion, ...]
-    flips: tuple[Flip, ...]
+    todo: Todo
     results: tuple[Result, ...]
     needs_commit: bool
     """False when the group neither changes the ledger nor concludes anything from it"""

@@ -5,11 +5,21 @@ the same document, so no wake-up is lost.
 """
 
 from datetime import datetime
+from typing import Self
 
 from ..routing.capacity import Limits, Size
 from .model import Document
+from .workflow_job import RunnerPlan
 
 COLLECTION = "pools"
+
+
+class Made(Document):
+    """What a runner's container was made with."""
+
+    profile: str
+    cpu_millis: int
+    memory_bytes: int
 
 
 class Lease(Document):
@@ -29,6 +39,31 @@ class Lease(Document):
     """promised to a workflow run that has not queued its job yet; lapses then"""
     run_id: int = 0
     """of that run"""
+    made: Made | None = None
+    """where its job, which it has not got yet, needs another size than its container has"""
+    host: str = ""
+    """that an idle runner was meant for"""
+
+    def with_job(self, job_key: str, profile: str, size: Size, repository: str) -> Self:
+        """The same runner, counted on by a job."""
+        made = self.made or Made(profile=self.profile, cpu_millis=self.cpu_millis, memory_bytes=self.memory_bytes)
+        is_as_made = (made.profile, made.cpu_millis, made.memory_bytes) == (profile, size.cpu_millis, size.memory_bytes)
+        fields = {
+            "job_key": job_key,
+            "profile": profile,
+            "cpu_millis": size.cpu_millis,
+            "memory_bytes": size.memory_bytes,
+            "repository": repository,
+            "made": None if is_as_made else made,
+        }
+        return self.model_copy(update=fields)
+
+    def without_job(self) -> Self:
+        """The same runner, idle: its container has the size that it was made with."""
+        if self.made is None:
+            return self.model_copy(update={"job_key": ""})
+        fields = self.made.model_dump() | {"job_key": "", "made": None}
+        return self.model_copy(update=fields)
 
     @property
     def size(self) -> Size:
@@ -87,11 +122,24 @@ class Switch(Document):
     installation_id: int | None = None
 
 
+class WarmSupply(Document):
+    """Idle runners that a scale set keeps ready, before any job asks for them."""
+
+    org: str
+    plan: RunnerPlan
+    keep: int
+    refill_below: int
+    """made up to `keep` when fewer than this are idle"""
+    retire_above: int
+    """those beyond this number are not needed"""
+
+
 class KnownLimits(Document):
     """What the policy last allowed a scale set: the queue goes by it when no new job brings the policy along."""
 
     max_runners: int
     per_repository: int | None = None
+    warm: WarmSupply | None = None
     switch: Switch | None = None
     is_switched: bool = False
     """the variable names GitHub's runners"""

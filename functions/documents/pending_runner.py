@@ -31,7 +31,7 @@ class PendingRunner(Document):
     org: str
     repository: str
     job_key: str
-    """the job that it was made for; GitHub may give it another"""
+    """the job that it was made for; GitHub may give it another. Empty for a runner that waits for any job"""
     job_name: str
     runner_id: int
     """GitHub's id of the runner"""
@@ -43,6 +43,9 @@ class PendingRunner(Document):
     image: str
     profile: RunnerProfile
     sizing: SizingRules = SizingRules()
+    idle_timeout_s: int = 300
+    preferred_host: str = ""
+    """that should start it, so that idle runners are spread"""
     sealed_config: SealedConfig | None = None
     """gone once a host has claimed the runner"""
     status: RunnerState = RunnerState.PENDING

@@ -77,6 +77,8 @@ class RunnerPlan(Document):
     installation_id: int | None = None
     """of the GitHub App"""
     sizing: SizingRules = SizingRules()
+    idle_timeout_s: int = 300
+    """seconds without a job after which it is asked whether the runner is still needed"""
 
 
 class Reservation(Document):
@@ -98,6 +100,8 @@ class Provisioning(Document):
     failure: str
     retry_at: datetime | None = None
     """when it makes sense to try again; None when somebody has to mend something first"""
+    runners_lost: int = 0
+    """that died before they had a job, or that GitHub gave to another one"""
 
 
 class RunnerRef(Document):

@@ -84,6 +84,7 @@ def _any_of_covers(wider: Sequence[str], narrower: Sequence[str]) -> bool:
 
 def _profiles_that_nothing_gets(policy: Policy) -> Iterator[Problem]:
     named = {policy.default_profile, *(route.profile for route in policy.routes)}
+    named |= {scale_set.warm_profile for scale_set in policy.scale_sets.values()}
     before: list[str] = []
     for name in policy.profiles_in_order():
         globs = policy.profiles[name].match_patterns
@@ -157,9 +158,11 @@ def _profiles_that_cannot_swap(policy: Policy) -> Iterator[Problem]:
     """GitHub hands a job to any runner with its labels; a running container keeps its image and privileges."""
     named = {name for name, profile in policy.profiles.items() if profile.match_patterns}
     for index, route in enumerate(policy.routes):
-        image = policy.scale_sets[policy.scale_set_of(route)].image
-        profiles = {name: policy.profiles[name] for name in sorted(named | {route.profile or policy.default_profile})}
-        kinds = {(profile.image or image, profile.privileges) for profile in profiles.values()}
+        scale_set = policy.scale_sets[policy.scale_set_of(route)]
+        warm = {policy.warm_profile_of(scale_set)} if scale_set.min_runners else set()
+        used = named | warm | {route.profile or policy.default_profile}
+        profiles = {name: policy.profiles[name] for name in sorted(used)}
+        kinds = {(profile.image or scale_set.image, profile.privileges) for profile in profiles.values()}
         if len(kinds) > 1:
             yield Problem(
                 f"routes[{index}]",

@@ -182,6 +182,27 @@ class ScaleSet(_Section):
     priority: int = Field(0, ge=-100, le=100, description="held jobs of a higher priority are admitted first")
     work_folder: str = Field("_work", min_length=1, description="work folder, relative to the runner's own")
     sizing: Sizing = Field(Sizing(), description="what happens when a job's runner has another size")
+    min_runners: int = Field(0, ge=0, description="idle runners that are kept ready for any job of this set")
+    scale_up_threshold: int | None = Field(
+        None, ge=1, description="they are made up to min_runners when fewer than this are idle; min_runners when absent"
+    )
+    scale_down_threshold: int | None = Field(
+        None, ge=0, description="idle runners beyond this go after idle_timeout; min_runners when absent"
+    )
+    idle_timeout: Seconds = Field(300, ge=5, description="how long an idle runner that is not needed stays")
+    warm_profile: str | None = Field(
+        None, description="size of a runner that is kept ready, until it gets a job; the smallest profile when absent"
+    )
+
+    @property
+    def refill_below(self) -> int:
+        """Runners are made when fewer than this are idle."""
+        return self.min_runners if self.scale_up_threshold is None else self.scale_up_threshold
+
+    @property
+    def retire_above(self) -> int:
+        """Idle runners beyond this number are not needed."""
+        return self.min_runners if self.scale_down_threshold is None else self.scale_down_threshold
 
 
 class Route(_Section):
@@ -241,6 +262,21 @@ class Policy(_Section):
         """The name of the scale set that serves a route of this policy."""
         return route.scale_set or next(iter(self.scale_sets))
 
+    def warm_profile_of(self, scale_set: ScaleSet) -> str:
+        """The name of the profile with which a scale set's idle runners are made: all of its jobs must be able to
+        take them over, so image and privileges count before the size.
+        """
+        if scale_set.warm_profile is not None:
+            return scale_set.warm_profile
+        default = self.profiles[self.default_profile]
+
+        def rank(name: str) -> tuple[bool, int, int, str]:
+            profile = self.profiles[name]
+            fits = (profile.image, profile.privileges) == (default.image, default.privileges)
+            return not fits, profile.memory_bytes, profile.cpu_millis, name
+
+        return min(self.profiles, key=rank)
+
     def profiles_in_order(self) -> tuple[str, ...]:
         """In which profiles are tried: as `profile_order` says, then by name. A map in Firestore has no order."""
         named = dict.fromkeys(self.profile_order)
@@ -294,6 +330,9 @@ def _dangling_names(policy: Policy) -> Iterator[Problem]:
     for index, name in enumerate(policy.profile_order):
         if name not in policy.profiles:
             yield _unknown(f"profile_order[{index}]", name, policy.profiles)
+    for name, scale_set in policy.scale_sets.items():
+        if scale_set.warm_profile is not None and scale_set.warm_profile not in policy.profiles:
+            yield _unknown(f"scale_sets.{name}.warm_profile", scale_set.warm_profile, policy.profiles)
     for index, route in enumerate(policy.routes):
         if route.scale_set is not None and route.scale_set not in policy.scale_sets:
             yield _unknown(f"routes[{index}].scale_set", route.scale_set, policy.scale_sets)
@@ -312,6 +351,7 @@ def _contradictions(policy: Policy) -> Iterator[Problem]:
             )
         if route.cancel and route.overflow is not Overflow.REJECT:
             yield Problem(f"routes[{index}].cancel", "only rejected jobs are cancelled: write overflow: reject, too")
+    yield from _warm_contradictions(policy)
     overflow = policy.overflow
     if overflow is not None and overflow.mechanism is Mechanism.VARIABLE:
         if overflow.variable is None:
@@ -320,6 +360,25 @@ def _contradictions(policy: Policy) -> Iterator[Problem]:
             yield Problem("overflow.variable_labels", "name the labels that it holds while there is room")
         if overflow.low >= overflow.high:
             yield Problem("overflow.low", f"must be less than high ({overflow.high:g}), or it would switch to and fro")
+
+
+def _warm_contradictions(policy: Policy) -> Iterator[Problem]:
+    for name, scale_set in policy.scale_sets.items():
+        place = f"scale_sets.{name}"
+        if scale_set.min_runners > scale_set.max_runners:
+            yield Problem(f"{place}.min_runners", f"must not be more than max_runners ({scale_set.max_runners})")
+        if scale_set.min_runners and not scale_set.labels:
+            yield Problem(f"{place}.labels", "runners that wait for any job need labels of their own: name them")
+        if scale_set.min_runners and scale_set.level is RunnerLevel.REPOSITORY:
+            yield Problem(
+                f"{place}.min_runners", "runners of one repository cannot wait for all: write level: organization"
+            )
+        if scale_set.refill_below > scale_set.min_runners:
+            yield Problem(f"{place}.scale_up_threshold", f"must not be more than min_runners ({scale_set.min_runners})")
+        if scale_set.retire_above < scale_set.min_runners:
+            yield Problem(
+                f"{place}.scale_down_threshold", f"must not be less than min_runners ({scale_set.min_runners})"
+            )
 
 
 def _unknown(where: str, name: str, known: Mapping[str, object]) -> Problem:

@@ -7,7 +7,14 @@ from .policy import Policy
 
 GLOBS = {"label_match", "repository", "workflow", "branch", "event", "match_patterns"}
 """keys that take one glob or a list"""
-WRITTEN_AS = {"cpus": "CPUs", "memory": "size", "timeout": "duration", "grace": "duration", "wait": "duration"}
+WRITTEN_AS = {
+    "cpus": "CPUs",
+    "memory": "size",
+    "timeout": "duration",
+    "grace": "duration",
+    "wait": "duration",
+    "idle_timeout": "duration",
+}
 """keys that take a number or a text with a unit"""
 
 

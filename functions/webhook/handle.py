@@ -5,37 +5,32 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from ..admission.group import Settled
-from ..admission.requests import Admit, Decided, Forget, Known, MakeIdle, Release, Request, Resize
+from ..admission.requests import Admit, Applied, Decided, Forget, Known, Release, Request, Start
+from ..admission.terms import Account, plan_runner, plan_switch, plan_warm_supply
 from ..documents.in_force import PolicyInForce
 from ..documents.installation import Installation, LastError, LastGood, has_policy
-from ..documents.ledger import Switch
 from ..documents.lifecycle import JobState
-from ..documents.pending_runner import PendingRunner
 from ..documents.runner_name import RunnerName, read_runner_name
 from ..documents.workflow_job import (
     KEPT_FOR,
     DecisionRecord,
     Phases,
-    Reservation,
-    RunnerPlan,
-    RunnerProfile,
     RunnerRef,
-    SizingRules,
     WorkflowJob,
     job_key,
 )
 from ..github.errors import GitHubError
-from ..github.protocol import RunFacts, Scope
+from ..github.protocol import RunFacts
 from ..routing.classify import CompiledPolicy, Match
 from ..routing.evaluate import Outcome
 from ..routing.job import JobFacts, Trust
-from ..routing.policy import Mechanism, Overflow, RunnerLevel, Strategy
+from ..routing.policy import Overflow, Strategy
 from .event import Action, Ignored, JobEvent, Ping
-from .provision import Provisioner, ProvisionStore, RunnerRegistry, scope_of
+from .provision import Admissions, Provisioner, ProvisionStore, RunnerRegistry
+from .retire import Retirement, RetirementStore, RunnerRemover
 
 
-class JobStore(ProvisionStore, Protocol):
+class JobStore(ProvisionStore, RetirementStore, Protocol):
     """What handling an event needs of the store, besides admission."""
 
     async def read_installation(self, owner: str) -> Installation | None: ...
@@ -43,19 +38,11 @@ class JobStore(ProvisionStore, Protocol):
     async def note_policy_error(self, owner: str, error: LastError) -> None: ...
     async def create_job(self, job: WorkflowJob) -> bool: ...
     async def read_job(self, key: str) -> WorkflowJob | None: ...
-    async def cancel_runner(self, runner_name: str, reason: str, now: datetime) -> PendingRunner | None: ...
 
 
-class Admissions(Protocol):
-    """The ledgers of all pools."""
-
-    async def submit(self, pool: str, request: Request) -> Settled: ...
-
-
-class GitHub(RunnerRegistry, Protocol):
+class GitHub(RunnerRegistry, RunnerRemover, Protocol):
     """What is wanted of GitHub."""
 
-    async def delete_runner(self, scope: Scope, runner_id: int, installation_id: int | None) -> None: ...
     async def read_run(self, repository: str, run_id: int, installation_id: int | None) -> RunFacts: ...
     async def cancel_run(self, repository: str, run_id: int, installation_id: int | None) -> None: ...
 
@@ -97,6 +84,7 @@ class WebhookHandler:
         self._now = now
         self._policies = PolicyInForce()
         self._provisioner = Provisioner(store, admissions, github, now)
+        self._retirement = Retirement(store, admissions, github, now)
 
     async def handle(self, event: JobEvent | Ping | Ignored) -> Reply:
         """Makes an event durable and acts on it.
@@ -150,13 +138,17 @@ class WebhookHandler:
         if rules.route.strategy is Strategy.GITHUB_HOSTED:
             reason = "the route's strategy is github_hosted"
             return await self._record(job, Outcome.GITHUB_HOSTED, reason, f"{rules.rule}.strategy")
-        job = job.model_copy(update={"plan": plan_runner(event, rules)})
+        account = Account(event.owner, event.is_organization, event.installation_id)
+        job = job.model_copy(update={"plan": plan_runner(account, event.facts.repository, event.facts.labels, rules)})
         overflow = policy.policy.overflow
-        grace = timedelta(seconds=overflow.grace) if overflow is not None else None
-        at_organization = event.is_organization and rules.scale_set.level is RunnerLevel.ORGANIZATION
-        scope = scope_of(event.owner, event.facts.repository, at_organization=at_organization)
-        switch = plan_switch(policy, rules, scope, event.installation_id)
-        request = Admit(job, rules, revision, grace, switch)
+        request = Admit(
+            job,
+            rules,
+            revision,
+            timedelta(seconds=overflow.grace) if overflow is not None else None,
+            plan_switch(policy.policy, rules, account, event.facts.repository),
+            plan_warm_supply(policy.policy, rules.scale_set_name, account),
+        )
         return await self._admit(event, request)
 
     async def _learn_run(self, event: JobEvent) -> JobFacts:
@@ -219,30 +211,30 @@ class WebhookHandler:
     async def _follow_runner(self, event: JobEvent, name: RunnerName | None) -> tuple[str, ...]:
         """The job is on another runner than the one that was made for it, or on somebody else's."""
         known = await self._store.read_job(_key_of(event))
-        if known is None or known.plan is None:
-            return ()
         if name is None or event.runner_name is None:
             return await self._leave_to_others(known)
-        profile = known.plan.profile
-        settled = await self._admissions.submit(
-            name.pool, Resize(event.runner_name, profile.name, profile.size, known.key)
+        plan = known.plan if known is not None else None
+        start = Start(
+            event.runner_name,
+            _key_of(event),
+            plan.profile.name if plan is not None else "",
+            plan.profile.size if plan is not None else None,
+            event.facts.repository,
         )
-        warnings = await self._provisioner.follow_up(settled)
-        if known.reservation is None and known.decision is not None and known.decision.pool is not None:
-            # It waited, and an idle runner took it.
-            settled = await self._admissions.submit(known.decision.pool, Forget(known.key))
-            warnings += await self._provisioner.follow_up(settled)
-        return warnings
+        return await self._settle(name.pool, start)
 
-    async def _leave_to_others(self, job: WorkflowJob) -> tuple[str, ...]:
+    async def _leave_to_others(self, job: WorkflowJob | None) -> tuple[str, ...]:
         """The job needs nothing here any more: it waits no longer, and a runner that was made for it is free."""
-        warnings: tuple[str, ...] = ()
-        if job.reservation is not None:
-            settled = await self._admissions.submit(job.reservation.pool, MakeIdle(job.reservation.runner_name))
-            warnings += await self._provisioner.follow_up(settled)
-        if job.decision is not None and job.decision.pool is not None:
-            settled = await self._admissions.submit(job.decision.pool, Forget(job.key))
-            warnings += await self._provisioner.follow_up(settled)
+        if job is None or job.decision is None or job.decision.pool is None:
+            return ()
+        return await self._settle(job.decision.pool, Forget(job.key))
+
+    async def _settle(self, pool: str, request: Request) -> tuple[str, ...]:
+        """Settles a request, and does what it leaves to be done; what went wrong, a line for each."""
+        settled = await self._admissions.submit(pool, request)
+        warnings = await self._provisioner.follow_up(settled)
+        if isinstance(settled.result, Applied) and settled.result.idle_runner:
+            warnings += await self._retirement.retire_unclaimed(pool, settled.result.idle_runner)
         return warnings
 
     # completed
@@ -264,81 +256,8 @@ class WebhookHandler:
         """A lease belongs to the runner: whoever had the job gives it back."""
         name = read_runner_name(event.runner_name or "")
         if name is not None and event.runner_name is not None:
-            settled = await self._admissions.submit(name.pool, Release(event.runner_name))
-            return await self._provisioner.follow_up(settled)
-        known = await self._store.read_job(_key_of(event))
-        if known is None:
-            return ()
-        warnings: tuple[str, ...] = ()
-        if event.runner_name is None and known.reservation is not None:
-            warnings = await self._cancel_unclaimed(event, known.reservation)
-        return warnings + await self._leave_to_others(known)
-
-    async def _cancel_unclaimed(self, event: JobEvent, reservation: Reservation) -> tuple[str, ...]:
-        """The job ended before a runner took it. A runner that is up already stays: GitHub gives it another job."""
-        reason = f"the job ended ({event.conclusion}) before a host claimed its runner"
-        runner = await self._store.cancel_runner(reservation.runner_name, reason, self._now())
-        request: Request = MakeIdle(reservation.runner_name) if runner is None else Release(reservation.runner_name)
-        settled = await self._admissions.submit(reservation.pool, request)
-        warnings = await self._provisioner.follow_up(settled)
-        if runner is not None:
-            try:
-                await self._github.delete_runner(Scope(runner.scope), runner.runner_id, event.installation_id)
-            except GitHubError as error:
-                warnings += (f"runner {runner.runner_name} stays registered at GitHub: {error}",)
-        return warnings
-
-
-def plan_switch(policy: CompiledPolicy, rules: Match, scope: Scope, installation_id: int | None) -> Switch | None:
-    """The variable that goes with a route's scale set; None for all others."""
-    overflow = policy.policy.overflow
-    if overflow is None or overflow.mechanism is not Mechanism.VARIABLE or overflow.variable is None:
-        return None
-    if rules.route.overflow is not Overflow.GITHUB_HOSTED:
-        return None
-    return Switch(
-        scope=scope.path,
-        name=overflow.variable,
-        labels=overflow.variable_labels,
-        hosted_labels=overflow.hosted_labels,
-        low=overflow.low,
-        high=overflow.high,
-        installation_id=installation_id,
-    )
-
-
-def plan_runner(event: JobEvent, rules: Match) -> RunnerPlan:
-    """The runner that these rules give a job."""
-    profile, scale_set = rules.profile, rules.scale_set
-    # Users have no organization-level runners.
-    at_organization = scale_set.level is RunnerLevel.ORGANIZATION and event.is_organization
-    return RunnerPlan(
-        profile=RunnerProfile(
-            name=rules.profile_name,
-            cpu_millis=profile.cpu_millis,
-            memory_bytes=profile.memory_bytes,
-            pids=profile.pids,
-            privileges=profile.privileges,
-            env=profile.env,
-            timeout_s=profile.timeout,
-            egress_mode=profile.egress.mode,
-            egress_allow=profile.egress.allow,
-        ),
-        image=rules.image,
-        labels=scale_set.labels or event.facts.labels,
-        scale_set=rules.scale_set_name,
-        priority=scale_set.priority,
-        runner_group=scale_set.runner_group,
-        scope=scope_of(event.owner, event.facts.repository, at_organization=at_organization).path,
-        work_folder=scale_set.work_folder,
-        installation_id=event.installation_id,
-        sizing=SizingRules(
-            mode=scale_set.sizing.mode,
-            no_room=scale_set.sizing.no_room,
-            wait_s=scale_set.sizing.wait,
-            on_error=scale_set.sizing.on_error,
-        ),
-    )
+            return await self._settle(name.pool, Release(event.runner_name, _key_of(event)))
+        return await self._leave_to_others(await self._store.read_job(_key_of(event)))
 
 
 def _known(key: str) -> Reply:

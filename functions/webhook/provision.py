@@ -3,24 +3,28 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from pydantic import SecretStr
 
 from ..admission.group import Settled
-from ..admission.requests import Flip, Postpone, Promotion, Request
+from ..admission.requests import Flip, Postpone, Promotion, Request, Requeue, WarmUp
+from ..admission.terms import scale_set_key
 from ..documents.errors import StoreUnavailable
 from ..documents.host import Host
 from ..documents.lifecycle import JobState
 from ..documents.pending_runner import PendingRunner
 from ..documents.sealing import SealedConfig, seal
-from ..documents.workflow_job import Provisioning, Reservation, RunnerPlan, WorkflowJob
+from ..documents.workflow_job import Provisioning, RunnerPlan, WorkflowJob
 from ..github.errors import GitHubError
 from ..github.protocol import JitRunner, RunnerOrder, Scope
 
 _AGAIN_AFTER = timedelta(seconds=60)
 """when GitHub does not say itself when to try again"""
+_WAIT_S_AFTER_LOSSES = (0, 15, 60, 300, 900)
+"""seconds until a job that has lost so many runners gets another: the first time at once, perhaps on another host"""
 
 
 class ProvisionStore(Protocol):
@@ -46,7 +50,7 @@ class RunnerRegistry(Protocol):
 
 
 class Provisioner:
-    """Makes runners for jobs that have a place."""
+    """Makes runners for the places that were taken, and does what else a group of requests has left to be done."""
 
     def __init__(
         self, store: ProvisionStore, admissions: Admissions, github: RunnerRegistry, now: Callable[[], datetime]
@@ -61,44 +65,55 @@ class Provisioner:
         reservation, plan = job.reservation, job.plan
         if reservation is None or plan is None or reservation.has_runner:
             return None
-        try:
-            runner = await self._github.create_jit_runner(_order_of(reservation.runner_name, plan))
-        except GitHubError as error:
-            return await self._postpone(job, reservation, str(error), error.retry_at)
-        sealed = await self._seal(runner.config, reservation.pool)
-        if not sealed.keys:
-            failure = f"no host of pool {reservation.pool} is alive with a usable key: restart a controller"
-            return await self._postpone(job, reservation, failure, self._now() + _AGAIN_AFTER)
-        pending = PendingRunner(
-            runner_name=reservation.runner_name,
-            org=job.org,
-            repository=job.repository,
-            job_key=job.key,
-            job_name=job.name,
-            runner_id=runner.runner_id,
-            scope=plan.scope,
-            labels=plan.labels,
-            scale_set=plan.scale_set,
-            pool=reservation.pool,
-            image=plan.image,
-            profile=plan.profile,
-            sizing=plan.sizing,
-            sealed_config=sealed,
-            created_at=self._now(),
-        )
-        try:
-            await self._store.publish_runner(pending)
-        except StoreUnavailable as error:
-            # The reservation is durable, so the delivery has succeeded: reconciling finishes or undoes it.
-            return f"reserved and registered, but not handed to a host: {error}"
-        return None
+        order = _Place(reservation.runner_name, reservation.pool, job.org, plan, job)
+        return await self._make_runner(order)
 
     async def follow_up(self, settled: Settled) -> tuple[str, ...]:
-        """Does what a group of requests has left to be done; what went wrong, a line for each."""
-        promoted, flipped = await asyncio.gather(self._provide(settled.promotions), self._flip(settled.flips))
-        return promoted + flipped
+        """Does what is left to be done; what went wrong, a line for each."""
+        todo = settled.todo
+        done = await asyncio.gather(
+            self._provide(todo.promotions),
+            self._warm_up(todo.warm_ups),
+            self._find_others(todo.displaced),
+            self._flip(todo.flips),
+        )
+        return tuple(warning for warnings in done for warning in warnings)
 
-    async def _flip(self, flips: Sequence[Flip]) -> tuple[str, ...]:
+    async def _provide(self, promotions: Sequence[Promotion]) -> list[str]:
+        if not promotions:
+            return []
+        jobs = await self._store.read_jobs([promotion.job_key for promotion in promotions])
+        failures = await asyncio.gather(*(self.provide(job) for job in jobs.values()))
+        return [f"{job.key}: {failure}" for job, failure in zip(jobs.values(), failures, strict=True) if failure]
+
+    async def _warm_up(self, warm_ups: Sequence[WarmUp]) -> list[str]:
+        """Makes runners that wait for any job."""
+        orders = [_Place(w.runner_name, w.pool, w.org, w.plan, None, w.host) for w in warm_ups]
+        failures = await asyncio.gather(*(self._make_runner(order) for order in orders))
+        return [f"{o.runner_name}: {failure}" for o, failure in zip(orders, failures, strict=True) if failure]
+
+    async def _find_others(self, displaced: Sequence[str]) -> list[str]:
+        """Jobs that have lost their runners wait again, and get the next place that there is."""
+        if not displaced:
+            return []
+        jobs = await self._store.read_jobs(displaced)
+        waiting = [job for job in jobs.values() if job.state is JobState.RESERVED and job.plan is not None]
+        warnings = await asyncio.gather(*(self._find_another(job) for job in waiting))
+        return [warning for of_one in warnings for warning in of_one]
+
+    async def _find_another(self, job: WorkflowJob) -> tuple[str, ...]:
+        lost = job.provisioning.runners_lost if job.provisioning is not None else 0
+        wait_s = _WAIT_S_AFTER_LOSSES[min(lost, len(_WAIT_S_AFTER_LOSSES) - 1)]
+        not_before = self._now() + timedelta(seconds=wait_s) if wait_s else None
+        failure = job.provisioning.failure if job.provisioning is not None else ""
+        note = Provisioning(failure=failure, retry_at=not_before, runners_lost=lost + 1)
+        await self._store.merge_job(job.only(JobState.RESERVED, provisioning=note))
+        if job.reservation is None:
+            return ()
+        pool = job.reservation.pool
+        return await self.follow_up(await self._admissions.submit(pool, Requeue(job, not_before)))
+
+    async def _flip(self, flips: Sequence[Flip]) -> list[str]:
         warnings = []
         for flip in flips:
             switch, value = flip.switch, json.dumps(flip.labels)
@@ -106,37 +121,78 @@ class Provisioner:
                 await self._github.set_variable(Scope(switch.scope), switch.name, value, switch.installation_id)
             except GitHubError as error:
                 warnings.append(f"variable {switch.name} could not be switched to {value}: {error}")
-        return tuple(warnings)
+        return warnings
 
-    async def _provide(self, promotions: Sequence[Promotion]) -> tuple[str, ...]:
-        if not promotions:
-            return ()
-        jobs = await self._store.read_jobs([promotion.job_key for promotion in promotions])
-        failures = await asyncio.gather(*(self.provide(job) for job in jobs.values()))
-        return tuple(
-            f"{job.key}: {failure}" for job, failure in zip(jobs.values(), failures, strict=True) if failure is not None
-        )
+    async def _make_runner(self, place: "_Place") -> str | None:
+        """JIT config, sealed, published; or the place is free again, and the reason in words."""
+        try:
+            runner = await self._github.create_jit_runner(place.order)
+        except GitHubError as error:
+            return await self._give_up(place, str(error), error.retry_at)
+        sealed = await self._seal(runner.config, place.pool)
+        if not sealed.keys:
+            failure = f"no host of pool {place.pool} is alive with a usable key: restart a controller"
+            return await self._give_up(place, failure, self._now() + _AGAIN_AFTER)
+        try:
+            await self._store.publish_runner(place.to_document(runner.runner_id, sealed, self._now()))
+        except StoreUnavailable as error:
+            # The reservation is durable, so the delivery has succeeded: reconciling finishes or undoes it.
+            return f"reserved and registered, but not handed to a host: {error}"
+        return None
 
     async def _seal(self, config: SecretStr, pool: str) -> SealedConfig:
         hosts = [host for host in await self._store.list_hosts(pool) if host.is_available(self._now())]
         return seal(config, {host.host_id: host.public_key for host in hosts})
 
-    async def _postpone(
-        self, job: WorkflowJob, reservation: Reservation, failure: str, retry_at: datetime | None
-    ) -> str:
-        """The place is free again. The job waits if trying again makes sense; else its document says what to mend."""
+    async def _give_up(self, place: "_Place", failure: str, retry_at: datetime | None) -> str:
+        """The place is free again. Its job waits if trying again makes sense; else its document says what to mend."""
         until = retry_at or self._now() + _AGAIN_AFTER
-        request = Postpone(job, until, failure, is_held=retry_at is not None)
-        await self._admissions.submit(reservation.pool, request)
-        provisioning = Provisioning(failure=failure, retry_at=retry_at)
-        await self._store.merge_job(job.only(JobState.RESERVED, provisioning=provisioning))
+        scale_set = scale_set_key(place.org, place.plan.scale_set)
+        waits = place.job if retry_at is not None else None
+        await self._admissions.submit(place.pool, Postpone(place.runner_name, scale_set, until, failure, waits))
+        if place.job is not None:
+            provisioning = Provisioning(failure=failure, retry_at=retry_at)
+            await self._store.merge_job(place.job.only(JobState.RESERVED, provisioning=provisioning))
         return failure
 
 
-def _order_of(name: str, plan: RunnerPlan) -> RunnerOrder:
-    return RunnerOrder(Scope(plan.scope), name, plan.runner_group, plan.labels, plan.work_folder, plan.installation_id)
+@dataclass(frozen=True)
+class _Place:
+    """A place in a ledger that needs its runner."""
 
+    runner_name: str
+    pool: str
+    org: str
+    plan: RunnerPlan
+    job: WorkflowJob | None
+    """None: the runner waits for any job"""
+    host: str = ""
 
-def scope_of(owner: str, repository: str, *, at_organization: bool) -> Scope:
-    """Where a job's runner is registered."""
-    return Scope.organization(owner) if at_organization else Scope.repository(repository)
+    @property
+    def order(self) -> RunnerOrder:
+        plan = self.plan
+        return RunnerOrder(
+            Scope(plan.scope), self.runner_name, plan.runner_group, plan.labels, plan.work_folder, plan.installation_id
+        )
+
+    def to_document(self, runner_id: int, sealed: SealedConfig, now: datetime) -> PendingRunner:
+        job, plan = self.job, self.plan
+        return PendingRunner(
+            runner_name=self.runner_name,
+            org=self.org,
+            repository=job.repository if job is not None else "",
+            job_key=job.key if job is not None else "",
+            job_name=job.name if job is not None else "",
+            runner_id=runner_id,
+            scope=plan.scope,
+            labels=plan.labels,
+            scale_set=plan.scale_set,
+            pool=self.pool,
+            image=plan.image,
+            profile=plan.profile,
+            sizing=plan.sizing,
+            idle_timeout_s=plan.idle_timeout_s,
+            preferred_host=self.host,
+            sealed_config=sealed,
+            created_at=now,
+        )

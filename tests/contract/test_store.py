@@ -221,7 +221,7 @@ async def test_several_instances_admit_exactly_and_hand_every_place_on(subject: 
     served = set(names)
     while names:
         released = await asyncio.gather(*(instances[n % 3].submit(Release(name)) for n, name in enumerate(names * 2)))
-        names = [p.reservation.runner_name for settled in released for p in settled.promotions]
+        names = [p.reservation.runner_name for settled in released for p in settled.todo.promotions]
         assert len(names) == len(set(names)) <= 7
         served |= set(names)
     assert len(served) == 40

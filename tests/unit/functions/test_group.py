@@ -123,7 +123,7 @@ async def test_every_promoted_job_is_handed_to_exactly_one_caller() -> None:
     first = await asyncio.gather(*(instances[0].submit(admit(n, rules=rules)) for n in range(10)))
     runners = [runner_of(settled) for settled in first if is_admitted(settled)]
     released = await asyncio.gather(*(instances[n % 2].submit(Release(name)) for n, name in enumerate(runners)))
-    promoted = [promotion.job_key for settled in released for promotion in settled.promotions]
+    promoted = [promotion.job_key for settled in released for promotion in settled.todo.promotions]
     assert len(promoted) == len(set(promoted)) == 4
     assert len(store.ledger().leases) == 4
     assert len(store.ledger().queue) == 2
@@ -139,7 +139,7 @@ async def test_a_promotion_whose_answer_was_lost_is_still_handed_out() -> None:
     await admission.submit(admit(2, rules=rules))
     store.after_commit = lose_every(1)
     settled = await admission.submit(Release(name))
-    assert [promotion.job_key for promotion in settled.promotions] == ["acme_1_2"]
+    assert [promotion.job_key for promotion in settled.todo.promotions] == ["acme_1_2"]
 
 
 async def test_without_a_living_host_nothing_is_admitted() -> None:

@@ -17,78 +17,21 @@ from functions.admission.requests import (
     Decided,
     Forget,
     Known,
-    MakeIdle,
     Plan,
     Postpone,
     Promise,
     Promised,
     Release,
     Request,
-    Resize,
     Result,
+    Start,
 )
-from functions.documents.ledger import Ledger, Switch
+from functions.documents.ledger import Switch
 from functions.documents.runner_name import read_runner_name
-from functions.documents.workflow_job import WorkflowJob
-from functions.routing.capacity import NOTHING, Size
+from functions.routing.capacity import Size
 from functions.routing.policy import Policy
 from tests.fakes.examples import GIB, NOW, admit, job, policy, policy_document
-
-HOSTS = (Size(8000, 32 * GIB),)
-
-
-class Pool:
-    """A ledger that groups are applied to, one after the other."""
-
-    def __init__(self, hosts: tuple[Size, ...] = HOSTS):
-        self.ledger = Ledger()
-        self.hosts = hosts
-        self.known: dict[str, WorkflowJob] = {}
-        self.now = NOW
-        self._commits = 0
-
-    def settle(self, *requests: Request) -> Plan:
-        self._commits += 1
-        plan = make_plan(self.ledger, requests, self.known, self.hosts, "default", f"t{self._commits:05}", self.now)
-        self.ledger = plan.ledger
-        self.known |= {created.key: created for created in plan.creates}
-        return plan
-
-    def outcomes(self, *requests: Request) -> list[str]:
-        return [outcome(result) for result in self.settle(*requests).results]
-
-    @property
-    def reserved(self) -> Size:
-        return sum((lease.size for lease in self.ledger.leases.values()), NOTHING)
-
-
-def outcome(result: Result) -> str:
-    assert isinstance(result, Decided)
-    assert result.job.decision is not None
-    return result.job.decision.outcome
-
-
-def reason(result: Result) -> str:
-    assert isinstance(result, Decided)
-    assert result.job.decision is not None
-    return result.job.decision.reason
-
-
-def runner_of(result: Result) -> str:
-    assert isinstance(result, Decided)
-    assert result.job.reservation is not None
-    return result.job.reservation.runner_name
-
-
-def limited(**scale_set: object) -> Policy:
-    document = policy_document()
-    document["scale_sets"]["ci"] |= scale_set
-    return policy(**document)
-
-
-def routed(**route: object) -> Policy:
-    return policy(routes=[{"label_match": "ci"} | route])
-
+from tests.fakes.pool import HOSTS, Pool, limited, outcome, reason, routed, runner_of
 
 # One job
 
@@ -124,7 +67,7 @@ def test_a_job_that_is_recorded_already_changes_nothing() -> None:
 
 
 def test_releasing_what_is_not_held_changes_nothing_and_needs_no_commit() -> None:
-    plan = Pool().settle(Release("ry-9"), MakeIdle("ry-9"), Forget("acme_1_9"))
+    plan = Pool().settle(Release("ry-9"), Start("ry-9", "acme_1_9"), Forget("acme_1_9"))
     assert plan.results == (Applied(False), Applied(False), Applied(False))
     assert not plan.needs_commit
 
@@ -215,9 +158,9 @@ def test_an_overflowed_job_that_github_does_not_take_gets_its_turn_after_the_gra
     assert pool.outcomes(request) == ["overflow"]
     pool.hosts = HOSTS
     pool.now += timedelta(minutes=9)
-    assert pool.settle(Forget("acme_1_99")).promotions == ()
+    assert pool.settle(Forget("acme_1_99")).todo.promotions == ()
     pool.now += timedelta(minutes=2)
-    assert [p.job_key for p in pool.settle(Forget("acme_1_99")).promotions] == ["acme_1_1"]
+    assert [p.job_key for p in pool.settle(Forget("acme_1_99")).todo.promotions] == ["acme_1_1"]
 
 
 # The queue
@@ -227,7 +170,7 @@ def test_a_release_admits_who_waits() -> None:
     pool = Pool()
     first = pool.settle(admit(1, "large"), admit(2, "large"), admit(3, "large"))
     plan = pool.settle(Release(runner_of(first.results[0])))
-    (promotion,) = plan.promotions
+    (promotion,) = plan.todo.promotions
     assert promotion.job_key == "acme_1_3"
     assert promotion.reservation.runner_name in pool.ledger.leases
     assert "held since 12:00:00" in promotion.reason
@@ -238,7 +181,7 @@ def test_a_job_that_has_just_come_does_not_overtake_those_who_wait() -> None:
     pool = Pool()
     first = pool.settle(admit(1, "large"), admit(2, "large"), admit(3, "large"))
     plan = pool.settle(Release(runner_of(first.results[0])), admit(4, "large"))
-    assert [promotion.job_key for promotion in plan.promotions] == ["acme_1_3"]
+    assert [promotion.job_key for promotion in plan.todo.promotions] == ["acme_1_3"]
     assert outcome(plan.results[1]) == "held"
 
 
@@ -247,7 +190,7 @@ def test_a_job_that_has_ended_waits_no_more() -> None:
     pool.settle(admit(1))
     assert pool.settle(Forget("acme_1_1")).results == (Applied(True),)
     pool.hosts = HOSTS
-    assert pool.settle(Release("ry-9")).promotions == ()
+    assert pool.settle(Release("ry-9")).todo.promotions == ()
 
 
 def promoted_in_order(pool: Pool, count: int) -> list[str]:
@@ -255,7 +198,7 @@ def promoted_in_order(pool: Pool, count: int) -> list[str]:
     order = []
     for _ in range(count):
         plan = pool.settle(Release(next(iter(pool.ledger.leases), "none")))
-        order += [promotion.job_key for promotion in plan.promotions]
+        order += [promotion.job_key for promotion in plan.todo.promotions]
     return order
 
 
@@ -280,7 +223,7 @@ def test_repositories_take_turns_whatever_their_backlog() -> None:
     pool.now += timedelta(seconds=1)
     pool.settle(admit(100, repository="acme/calm"))
     first = pool.settle(Release(next(iter(pool.ledger.leases))))
-    assert [p.job_key for p in first.promotions] == ["acme_1_100"], "the repository with the fewest runners"
+    assert [p.job_key for p in first.todo.promotions] == ["acme_1_100"], "the repository with the fewest runners"
 
 
 def test_a_small_job_goes_before_a_large_one_that_does_not_fit_but_not_for_ever() -> None:
@@ -291,7 +234,7 @@ def test_a_small_job_goes_before_a_large_one_that_does_not_fit_but_not_for_ever(
     pool.now += PATIENCE + timedelta(seconds=1)
     assert pool.outcomes(admit(5)) == ["held"], "the large job has waited long enough"
     for name in list(pool.ledger.leases):
-        promotions = pool.settle(Release(name)).promotions
+        promotions = pool.settle(Release(name)).todo.promotions
     assert "acme_1_3" in {p.job_key for p in promotions}
 
 
@@ -310,50 +253,7 @@ def test_a_raised_limit_counts_for_those_who_wait_already() -> None:
     pool = Pool()
     pool.settle(*(admit(n, rules=limited(max_runners=1)) for n in (1, 2, 3)))
     plan = pool.settle(admit(4, rules=limited(max_runners=3)))
-    assert [promotion.job_key for promotion in plan.promotions] == ["acme_1_2", "acme_1_3"]
-
-
-# Swaps and idle runners
-
-
-def test_a_swapped_job_moves_the_lease_of_the_runner_that_got_it() -> None:
-    pool = Pool()
-    name = runner_of(pool.settle(admit(1)).results[0])
-    pool.settle(Resize(name, "large", Size(4000, 8 * GIB), "acme_1_7"))
-    lease = pool.ledger.leases[name]
-    assert (lease.size, lease.profile, lease.job_key) == (Size(4000, 8 * GIB), "large", "acme_1_7")
-    assert pool.reserved == Size(4000, 8 * GIB)
-
-
-def test_an_idle_runner_is_supply_for_the_next_fitting_job() -> None:
-    pool = Pool()
-    name = runner_of(pool.settle(admit(1)).results[0])
-    pool.settle(MakeIdle(name))
-    result = pool.settle(admit(2, "large")).results[0]
-    assert runner_of(result) == name
-    assert isinstance(result, Decided)
-    assert result.job.reservation is not None
-    assert result.job.reservation.has_runner
-    assert set(pool.ledger.leases) == {name}
-    assert pool.ledger.leases[name].size == Size(4000, 8 * GIB), "it grows to the job's size"
-
-
-def test_an_idle_runner_with_other_labels_is_of_no_use() -> None:
-    rules = policy(routes=[{"label_match": "*"}])
-    pool = Pool()
-    name = runner_of(pool.settle(admit(1, rules=rules, labels=("arm",))).results[0])
-    pool.settle(MakeIdle(name))
-    assert runner_of(pool.settle(admit(2, rules=rules, labels=("x64",))).results[0]) != name
-
-
-def test_an_idle_runner_takes_a_place_until_it_is_gone() -> None:
-    rules = limited(max_runners=1, labels=["ci"])
-    pool = Pool()
-    name = runner_of(pool.settle(admit(1, rules=rules)).results[0])
-    pool.settle(MakeIdle(name))
-    assert len(pool.ledger.leases) == 1
-    pool.settle(Release(name))
-    assert runner_of(pool.settle(admit(2, rules=rules)).results[0]) != name
+    assert [promotion.job_key for promotion in plan.todo.promotions] == ["acme_1_2", "acme_1_3"]
 
 
 # Promises
@@ -393,7 +293,7 @@ def test_no_promise_overtakes_those_who_wait() -> None:
     pool.settle(admit(1))
     pool.hosts = HOSTS
     pool.known = {}
-    plan = make_plan(pool.ledger, [promise(1)], {}, HOSTS, "default", "t", NOW)
+    plan = make_plan(pool.ledger, [promise(1)], {}, {"host-1": HOSTS[0]}, "default", "t", NOW)
     assert plan.results == (Promised("other jobs wait for the room that there is"),)
 
 
@@ -403,7 +303,7 @@ def test_a_promise_that_nobody_comes_for_lapses() -> None:
     pool.settle(promise(1, rules))
     assert pool.outcomes(admit(9, rules=rules, run_id=99)) == ["held"]
     pool.now += timedelta(minutes=6)
-    assert [p.job_key for p in pool.settle(Forget("none")).promotions] == ["acme_99_9"]
+    assert [p.job_key for p in pool.settle(Forget("none")).todo.promotions] == ["acme_99_9"]
 
 
 # Whatever comes
@@ -421,7 +321,7 @@ def requests() -> st.SearchStrategy[Sequence[Request]]:
     )
     promises = st.builds(promise, st.integers(1, 3), st.sampled_from(rules), st.integers(1, 3))
     forgets = st.builds(lambda number: Forget(f"acme_1_{number}"), numbers)
-    places_ = st.builds(lambda kind, number: (kind, number), st.sampled_from([Release, MakeIdle]), st.integers(0, 9))
+    places_ = st.builds(lambda kind, number: (kind, number), st.just(Release), st.integers(0, 9))
     return st.lists(st.one_of(admits, promises, forgets, places_), max_size=30)
 
 
@@ -453,7 +353,7 @@ def test_no_history_exceeds_places_quota_or_hosts_and_nothing_is_lost(
         leased = Counter(lease.job_key for lease in pool.ledger.leases.values() if lease.job_key)
         assert not leased or max(leased.values()) == 1
         assert not set(leased) & set(pool.ledger.queue)
-        for promotion in plan.promotions:
+        for promotion in plan.todo.promotions:
             seen[promotion.job_key] += 1
             assert promotion.reservation.runner_name in pool.ledger.leases
     assert not seen or max(seen.values()) == 1, "a job is promoted once"
@@ -465,14 +365,15 @@ def test_no_history_exceeds_places_quota_or_hosts_and_nothing_is_lost(
 def postpone(pool: Pool, result: Result, *, is_held: bool = True) -> Plan:
     assert isinstance(result, Decided)
     until = pool.now + timedelta(seconds=30)
-    return pool.settle(Postpone(result.job, until, "rate limit", is_held=is_held))
+    waits = result.job if is_held else None
+    return pool.settle(Postpone(runner_of(result), "acme/ci", until, "rate limit", waits))
 
 
 def test_a_postponed_job_waits_and_nobody_is_admitted_meanwhile() -> None:
     """Otherwise the whole queue would be tried, and fail, one after the other."""
     pool = Pool()
     first = pool.settle(admit(1, "large"), admit(2, "large"), admit(3, "large"))
-    assert postpone(pool, first.results[0]).promotions == ()
+    assert postpone(pool, first.results[0]).todo.promotions == ()
     assert set(pool.ledger.queue) == {"acme_1_1", "acme_1_3"}
     assert len(pool.ledger.leases) == 1
     (result,) = pool.settle(admit(4)).results
@@ -487,7 +388,7 @@ def test_after_the_pause_the_postponed_job_is_first_again() -> None:
     pool.settle(admit(2, "large"))
     postpone(pool, first.results[0])
     pool.now += timedelta(seconds=31)
-    assert [p.job_key for p in pool.settle(Forget("none")).promotions] == ["acme_1_1"]
+    assert [p.job_key for p in pool.settle(Forget("none")).todo.promotions] == ["acme_1_1"]
 
 
 def test_a_job_that_somebody_has_to_mend_something_for_does_not_wait() -> None:
@@ -527,14 +428,14 @@ def test_a_variable_is_switched_once_when_places_run_short_and_back_with_hystere
     for number in range(4):
         plan = pool.settle(replace(admit(number, rules=rules), switch=SWITCH))
         names.append(runner_of(plan.results[0]))
-        flips += [(number, flip.labels) for flip in plan.flips]
+        flips += [(number, flip.labels) for flip in plan.todo.flips]
     assert flips == [(3, ("ubuntu",))], "free places fall below a quarter with the fourth runner"
     for number, name in enumerate(names):
-        flips += [(number, flip.labels) for flip in pool.settle(Release(name)).flips]
+        flips += [(number, flip.labels) for flip in pool.settle(Release(name)).todo.flips]
     assert flips[1:] == [(2, ("ci",))], "and back only when more than a half is free"
 
 
 def test_without_hosts_the_variable_names_githubs_runners() -> None:
     pool = Pool(hosts=())
-    (flip,) = pool.settle(replace(admit(1), switch=SWITCH)).flips
+    (flip,) = pool.settle(replace(admit(1), switch=SWITCH)).todo.flips
     assert (flip.labels, flip.is_short) == (("ubuntu",), True)
