@@ -116,6 +116,7 @@ def to_labels(runner: PendingRunner, bridge: BridgePlan, host_id: str) -> dict[s
         "privileges": runner.profile.privileges,
         "egress": Egress.of_profile(runner.profile).model_dump_json(),
         "pids": str(runner.profile.pids),
+        "idle-timeout": str(runner.idle_timeout_s),
         "sizing": runner.sizing.model_dump_json(),
         "slot": str(bridge.slot),
         "provisioned-at": runner.created_at.isoformat(),
@@ -139,6 +140,7 @@ class Adopted:
     egress: Egress
     pids: int
     sizing: SizingRules
+    idle_timeout_s: int
     slot: int
     provisioned_at: datetime
     claimed_at: datetime | None
@@ -157,9 +159,10 @@ def from_labels(labels: Mapping[str, str]) -> Adopted | None:
             image=labels[LABEL + "image"],
             privileges=labels[LABEL + "privileges"],
             egress=Egress.model_validate_json(labels[LABEL + "egress"]),
-            # Containers of an earlier version have neither.
+            # Containers of an earlier version have none of these.
             pids=int(labels.get(LABEL + "pids", "0")),
             sizing=SizingRules.model_validate_json(labels.get(LABEL + "sizing", "{}")),
+            idle_timeout_s=int(labels.get(LABEL + "idle-timeout", "300")),
             slot=int(labels[LABEL + "slot"]),
             provisioned_at=datetime.fromisoformat(labels[LABEL + "provisioned-at"]),
             claimed_at=datetime.fromisoformat(text) if (text := labels[LABEL + "claimed-at"]) else None,

@@ -30,6 +30,7 @@ from .firestore import ControllerStore
 from .firewall import Firewall
 from .fitting import Fitting
 from .gate import HalfOpenProtocol, make_gate
+from .idle import IdleRunners
 from .job_finder import JobFinder
 from .job_start import JobStart
 from .launch import Launcher
@@ -77,6 +78,7 @@ class Daemon:
         self._pending = PendingRunners(
             self._store, self._runners, settings.host_id, settings.pool, _now, self._launcher.begin
         )
+        finder = JobFinder(self._engine, self._store)
         self._endings = Endings(
             self._store,
             self._engine,
@@ -84,10 +86,11 @@ class Daemon:
             self._runners,
             self._background,
             self._launcher.forget,
-            settings.idle_timeout_s,
+            finder,
+            settings.host_id,
             _now,
         )
-        finder = JobFinder(self._engine, self._store)
+        self._idle = IdleRunners(self._store, self._engine, self._runners, self._background, settings.host_id, _now)
         self._job_start = JobStart(
             self._runners,
             finder,
@@ -119,7 +122,13 @@ class Daemon:
             await self._adopt()
             gate_task = asyncio.create_task(gate.serve())
             self._endings.watch_events()
-            loops = [self._beat(), self._pending.watch(), self._pending.claim(), self._endings.sweep()]
+            loops = [
+                self._beat(),
+                self._pending.watch(),
+                self._pending.claim(),
+                self._endings.sweep(),
+                self._idle.watch(),
+            ]
             tasks = [asyncio.create_task(work) for work in loops]
             _log.info("host %s serves pool %s", self._settings.host_id, self._settings.pool)
             await _until_stopped_or_broken(is_stopping, [proxy, gate_task, *tasks])
@@ -157,7 +166,7 @@ class Daemon:
         for claimed in await self._store.list_own_runners(self._settings.host_id):
             if claimed.runner_name not in self._runners:
                 reason = "the controller stopped between claiming and starting it"
-                await self._launcher.fail(claimed.runner_name, claimed.pool, reason, claimed.job_key)
+                await self._launcher.fail(claimed.runner_name, claimed.pool, reason)
         if len(self._runners):
             _log.info("adopted %d runners", len(self._runners))
 

@@ -9,18 +9,23 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from functions.documents.errors import StoreRefused, StoreUnavailable
-from functions.documents.lifecycle import JobState, RunnerEvent, RunnerState, move_runner
+from functions.documents.lifecycle import RunnerEvent, RunnerState, move_runner
 from functions.documents.pending_runner import KEPT_FOR
+from functions.documents.workflow_job import SizingReceipt, WorkflowJob
 from functions.log import canonical
+from functions.routing.policy import OnError
 
 from .background import Background
 from .containers import ContainerState, DockerEngine
 from .errors import ContainerGone, EngineUnavailable
+from .failure import note_failure
 from .firestore import ControllerStore
+from .identity import BY_WEBHOOK
+from .job_finder import JobFinder
 from .proxy_client import ProxyClient, ProxyUnavailable
 from .runner_log import read_progress, tail_in_words
 from .runners import LocalRunner, Runners
+from .sizing import receipt, unfit
 
 _log = logging.getLogger("runyard.controller")
 _SWEEP_EVERY_S = 5.0
@@ -40,7 +45,8 @@ class Endings:
         runners: Runners,
         background: Background,
         forget: Callable[[str], Awaitable[None]],
-        idle_timeout_s: float,
+        finder: JobFinder,
+        host_id: str,
         now: Callable[[], datetime],
     ):
         self._store = store
@@ -49,11 +55,10 @@ class Endings:
         self._runners = runners
         self._background = background
         self._forget = forget
-        self._idle_timeout_s = idle_timeout_s
+        self._finder = finder
+        self._host_id = host_id
         self._now = now
         self._ending: set[str] = set()
-        self._stopped: dict[str, str] = {}
-        """runners that were stopped here, and why"""
         self._loop = asyncio.get_running_loop()
 
     def watch_events(self) -> None:
@@ -85,14 +90,8 @@ class Endings:
             for runner in self._runners:
                 if runner.container_id and runner.name not in running:
                     self._begin(runner.name)
-                elif self._is_idle_too_long(runner):
-                    self._background.spawn(self._stop_idle(runner))
                 elif self._has_timed_out(runner):
                     self._background.spawn(self._stop_job(runner))
-
-    def _is_idle_too_long(self, runner: LocalRunner) -> bool:
-        limit = timedelta(seconds=self._idle_timeout_s)
-        return runner.job is None and runner.launched_at is not None and self._now() - runner.launched_at > limit
 
     def _has_timed_out(self, runner: LocalRunner) -> bool:
         if runner.job_started_at is None or runner.timeout_s is None:
@@ -102,16 +101,6 @@ class Endings:
     async def _stop_job(self, runner: LocalRunner) -> None:
         _log.warning("the job of runner %s has run for %s s: stopping it", runner.name, runner.timeout_s)
         with suppress(EngineUnavailable):
-            await asyncio.to_thread(self._engine.stop, runner.container_id, _STOP_WAIT_S)
-
-    async def _stop_idle(self, runner: LocalRunner) -> None:
-        with suppress(EngineUnavailable, StoreUnavailable, StoreRefused):
-            log = await asyncio.to_thread(self._engine.read_log, runner.container_id, _LOG_LINES)
-            # A verbose job may have pushed the line out of the log's end: then GitHub's word counts.
-            if read_progress(log).job_name is not None or await self._store.find_jobs_of_runner(runner.name):
-                return
-            self._stopped[runner.name] = f"stopped: it got no job within {self._idle_timeout_s:g} s"
-            _log.warning("runner %s got no job within %g s", runner.name, self._idle_timeout_s)
             await asyncio.to_thread(self._engine.stop, runner.container_id, _STOP_WAIT_S)
 
     def _begin(self, name: str) -> None:
@@ -135,7 +124,6 @@ class Endings:
             await asyncio.to_thread(self._engine.remove, runner.container_id)
             with suppress(ProxyUnavailable):
                 await self._proxy.usage_of(runner.name, forget=True)
-            self._stopped.pop(runner.name, None)
             await self._forget(runner.name)
         except EngineUnavailable as error:
             _log.warning("runner %s has ended, but cannot be removed now: %s", runner.name, error)
@@ -144,36 +132,41 @@ class Endings:
 
     async def _write_down(self, runner: LocalRunner, state: ContainerState | None, log: str) -> None:
         had_job = runner.job is not None or read_progress(log).job_name is not None
-        job = runner.job or runner.made_for
-        reason = None if had_job else self._stopped.get(runner.name) or explain_end(state, log)
+        reason = None if had_job else runner.retired or explain_end(state, log)
         canonical(
             _log,
-            logging.INFO if had_job else logging.ERROR,
+            logging.INFO if had_job or runner.retired else logging.ERROR,
             "ended",
             runner_name=runner.name,
-            job=job.key,
-            job_name=job.name,
+            job=runner.job.key if runner.job is not None else None,
+            job_name=runner.job.name if runner.job is not None else None,
             exit_code=state.exit_code if state is not None else None,
             reason=reason,
         )
-        if reason is not None:
-            self._fail(runner, reason, state)
-            return
-        about_job = await self._egress_of(runner)
-        self._background.persist(lambda: self._store.end_runner(runner.name, job.key, about_job))
+        if reason is None:
+            await self._write_job(runner)
+        else:
+            self._write_without_job(runner, reason, state)
 
-    def _fail(self, runner: LocalRunner, reason: str, state: ContainerState | None) -> None:
+    async def _write_job(self, runner: LocalRunner) -> None:
+        job_key = runner.job.key if runner.job is not None else None
+        about_job = await self._egress_of(runner)
+        if runner.job is None and (job := await self._finder.ask_webhook(runner.name)) is not None:
+            # Its hook found no way to ask the gate, and was told to let it run all the same.
+            job_key = job.key
+            about_job |= {"sizing": _not_asked(runner, job).to_firestore()}
+        self._background.persist(lambda: self._store.end_runner(runner.name, job_key, about_job))
+
+    def _write_without_job(self, runner: LocalRunner, reason: str, state: ContainerState | None) -> None:
+        exit_code = {"exitCode": state.exit_code if state is not None else None}
         now = self._now()
-        fields: dict[str, Any] = {
-            "status": move_runner(RunnerState.SCHEDULED, RunnerEvent.FAIL),
-            "reason": reason,
-            "endedAt": now,
-            "expireAt": now + KEPT_FOR,
-            "exitCode": state.exit_code if state is not None else None,
-        }
-        self._background.persist(lambda: self._store.fail_runner(runner.name, fields, runner.pool))
-        failure = {"provisioning": {"failure": reason}}
-        self._background.persist(lambda: self._store.merge_job(runner.made_for.key, failure, JobState.RESERVED))
+        if runner.retired:
+            status = move_runner(RunnerState.SCHEDULED, RunnerEvent.CANCEL)
+            retired = {"status": status, "reason": reason, "endedAt": now, "expireAt": now + KEPT_FOR}
+            self._background.persist(lambda: self._store.update_runner(runner.name, retired | exit_code))
+            return
+        fields, command = note_failure(RunnerState.SCHEDULED, runner.name, runner.pool, self._host_id, reason, now)
+        self._background.persist(lambda: self._store.fail_runner(runner.name, fields | exit_code, command))
 
     async def _egress_of(self, runner: LocalRunner) -> dict[str, Any]:
         try:
@@ -181,6 +174,12 @@ class Endings:
         except ProxyUnavailable as error:
             _log.warning("no egress summary for %s: %s", runner.name, error)
             return {}
+
+
+def _not_asked(runner: LocalRunner, job: WorkflowJob) -> SizingReceipt:
+    fit = unfit(None, "the job-started hook did not ask the gate", OnError.OPEN)
+    profile = job.plan.profile if job.plan is not None else runner.own_profile
+    return receipt(fit, made_for=runner.made_for_profile, profile=profile, known_by=BY_WEBHOOK, known_ms=0, took_ms=0)
 
 
 def explain_end(state: ContainerState | None, log: str) -> str:

@@ -11,9 +11,9 @@ from google.api_core.bidi import ResumableBidiRpc
 from google.api_core.retry_async import AsyncRetry
 from google.cloud import firestore
 from google.cloud.firestore_v1 import watch
-from google.cloud.firestore_v1.field_path import FieldPath
 
-from functions.documents import host, ledger, pending_runner, workflow_job
+from functions.documents import command, host, pending_runner, workflow_job
+from functions.documents.command import Answer, Command
 from functions.documents.firestore import TRANSIENT, translated_errors
 from functions.documents.host import Host
 from functions.documents.lifecycle import RunnerState
@@ -91,28 +91,33 @@ class ControllerStore:
         with translated_errors():
             await self._runner(runner_name).update(dict(fields), retry=_RETRY, timeout=_TIMEOUT_S)
 
-    async def fail_runner(self, runner_name: str, fields: Mapping[str, Any], pool: str) -> None:
-        """Writes why a runner has failed and gives its place in the pool's ledger back, in one commit.
-
-        Giving back is a deletion inside the ledger: harmless when the place was given back before, and a
-        compare-and-swap that is under way elsewhere sees that the ledger has changed.
-        """
+    async def fail_runner(self, runner_name: str, fields: Mapping[str, Any], command: Command) -> None:
+        """Writes why a runner has failed, and asks for what has to be done about it, in one commit."""
         batch = self._client.batch()
         batch.update(self._runner(runner_name), dict(fields))
-        lease = FieldPath("leases", runner_name).to_api_repr()
-        batch.update(self._client.collection(ledger.COLLECTION).document(pool), {lease: firestore.DELETE_FIELD})
+        batch.set(self._command(f"{runner_name}-{command.kind}"), command.to_firestore())
         with translated_errors():
             await batch.commit(retry=_RETRY, timeout=_TIMEOUT_S)
 
-    async def end_runner(self, runner_name: str, job_key: str, fields: Mapping[str, Any]) -> None:
-        """Writes what a runner has left to say into its job, and deletes its document, in one commit.
+    async def write_command(self, command_id: str, command: Command) -> None:
+        """Asks for something that only the functions can do."""
+        with translated_errors():
+            await self._command(command_id).set(command.to_firestore(), retry=_RETRY, timeout=_TIMEOUT_S)
+
+    async def read_answer(self, command_id: str) -> Answer | None:
+        with translated_errors():
+            snapshot = await self._command(command_id).get(retry=_RETRY, timeout=_TIMEOUT_S)
+        return Command.from_firestore(snapshot.to_dict() or {}).answer if snapshot.exists else None
+
+    async def end_runner(self, runner_name: str, job_key: str | None, fields: Mapping[str, Any]) -> None:
+        """Writes what a runner has left to say into its job, if that is known, and deletes its document, in one commit.
 
         Its place is given back by GitHub's `completed` webhook, which also admits those who wait.
         """
         batch = self._client.batch()
         batch.delete(self._runner(runner_name))
-        job = self._client.collection(workflow_job.COLLECTION).document(job_key)
-        batch.set(job, dict(fields), merge=True)
+        if job_key is not None:
+            batch.set(self._client.collection(workflow_job.COLLECTION).document(job_key), dict(fields), merge=True)
         with translated_errors():
             await batch.commit(retry=_RETRY, timeout=_TIMEOUT_S)
 
@@ -157,6 +162,9 @@ class ControllerStore:
 
     def close(self) -> None:
         self._watch_client.close()  # type: ignore[no-untyped-call]
+
+    def _command(self, command_id: str) -> Any:
+        return self._client.collection(command.COLLECTION).document(command_id)
 
     def _runner(self, runner_name: str) -> Any:
         return self._client.collection(pending_runner.COLLECTION).document(runner_name)

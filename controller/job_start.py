@@ -105,7 +105,7 @@ class JobStart:
         if found.identity.disagreement:
             _log.warning("runner %s: %s; the webhook counts", runner.name, found.identity.disagreement)
         fit = await self._fitting.fit(runner, job)
-        profile = job.plan.profile if job.plan is not None else _own_profile(runner)
+        profile = job.plan.profile if job.plan is not None else runner.own_profile
         took_ms = (time.monotonic() - started) * 1000
         known = _Known(fit, profile, found.identity.known_by, known_ms, took_ms)
         await self._let_go(runner, job, known, found.progress)
@@ -121,7 +121,7 @@ class JobStart:
         else:
             reason = f"no job of this runner became known within {self._known_within_s:g} s"
             fit = unfit(read_limits(runner.pid), reason, runner.sizing.on_error)
-        known = _Known(fit, profile or _own_profile(runner), BY_WEBHOOK, known_ms, known_ms)
+        known = _Known(fit, profile or runner.own_profile, BY_WEBHOOK, known_ms, known_ms)
         note = known.receipt(runner.made_for_profile)
         level = logging.WARNING if fit.may_run else logging.ERROR
         canonical(_log, level, "gate", runner_name=runner.name, job="unknown", **note.to_firestore())
@@ -148,7 +148,7 @@ class JobStart:
         _log.warning("runner %s: its output named %s, the webhook says %s, and counts", runner_name, job_key, job.key)
         started = time.monotonic()
         fit = await self._fitting.fit(runner, job)
-        profile = job.plan.profile if job.plan is not None else _own_profile(runner)
+        profile = job.plan.profile if job.plan is not None else runner.own_profile
         known = _Known(fit, profile, f"{BY_WEBHOOK}, against the output", 0, (time.monotonic() - started) * 1000)
         await self._let_go(runner, job, known, RunnerProgress())
         mistaken = {
@@ -188,13 +188,6 @@ class JobStart:
             job_name=job.name,
             **note.to_firestore(),
         )
-
-
-def _own_profile(runner: LocalRunner) -> RunnerProfile:
-    """What a job without a profile of its own runs on."""
-    return RunnerProfile(
-        name=runner.profile, cpu_millis=runner.size.cpu_millis, memory_bytes=runner.size.memory_bytes, pids=runner.pids
-    )
 
 
 def in_words(note: SizingReceipt) -> str:

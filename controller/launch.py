@@ -5,12 +5,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
 from pydantic import SecretStr
 
-from functions.documents.lifecycle import JobState, RunnerEvent, RunnerState, move_runner
-from functions.documents.pending_runner import KEPT_FOR, PendingRunner
+from functions.documents.lifecycle import RunnerEvent, RunnerState, move_runner
+from functions.documents.pending_runner import PendingRunner
 from functions.documents.sealing import CannotOpen, unseal
 from functions.log import canonical
 
@@ -19,6 +18,7 @@ from .bridges import Bridges
 from .container_spec import HostFacts, specify
 from .containers import ContainerState, DockerEngine
 from .errors import CannotStart, EngineUnavailable
+from .failure import note_failure
 from .firestore import ControllerStore
 from .networks import NoBridgeLeft
 from .proxy_client import ProxyUnavailable
@@ -69,7 +69,7 @@ class Launcher:
                     return
                 state = await self._start(runner, self._unseal(runner))
         except (CannotStart, CannotOpen, EngineUnavailable, NoBridgeLeft, ProxyUnavailable) as error:
-            await self.fail(runner.runner_name, runner.pool, str(error), runner.job_key)
+            await self.fail(runner.runner_name, runner.pool, str(error))
             return
         self._launched(runner, state)
 
@@ -112,16 +112,12 @@ class Launcher:
         }
         self._background.persist(lambda: self._store.update_runner(runner.runner_name, fields))
 
-    async def fail(self, name: str, pool: str, reason: str, job_key: str) -> None:
-        """A runner that never ran: the documents say why, and its place is free again."""
-        canonical(_log, logging.ERROR, "launch", runner_name=name, job=job_key, reason=reason)
+    async def fail(self, name: str, pool: str, reason: str) -> None:
+        """A runner that never ran: its document says why, and the functions find its job another."""
+        canonical(_log, logging.ERROR, "launch", runner_name=name, reason=reason)
         await self.forget(name)
-        now = self._now()
-        status = move_runner(RunnerState.SCHEDULING, RunnerEvent.FAIL)
-        fields: dict[str, Any] = {"status": status, "reason": reason, "endedAt": now, "expireAt": now + KEPT_FOR}
-        self._background.persist(lambda: self._store.fail_runner(name, fields, pool))
-        failure = {"provisioning": {"failure": reason}}
-        self._background.persist(lambda: self._store.merge_job(job_key, failure, JobState.RESERVED))
+        fields, command = note_failure(RunnerState.SCHEDULING, name, pool, self._host.host_id, reason, self._now())
+        self._background.persist(lambda: self._store.fail_runner(name, fields, command))
 
     async def forget(self, name: str) -> None:
         """A runner whose container is gone gives its bridge and its room back."""

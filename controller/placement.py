@@ -26,14 +26,17 @@ def choose(
         size = Size(runner.profile.cpu_millis, runner.profile.memory_bytes)
         if not ledger.has_room_for(runner.runner_name, size):
             continue
-        if now < runner.created_at + _rank(runner.runner_name, host_id, hosts) * GRACE:
+        if now < runner.created_at + _rank(runner, host_id, hosts) * GRACE:
             continue
         ledger = ledger.with_runner(runner.runner_name, size)
         chosen.append(runner)
     return chosen
 
 
-def _rank(runner_name: str, host_id: str, hosts: Collection[str]) -> int:
-    """This host's place in the runner's order of hosts (rendezvous hashing)."""
-    order = sorted({*hosts, host_id}, key=lambda host: hashlib.sha256(f"{host} {runner_name}".encode()).digest())
-    return order.index(host_id)
+def _rank(runner: PendingRunner, host_id: str, hosts: Collection[str]) -> int:
+    """This host's place in the runner's order of hosts: the one that it was meant for, then by rendezvous hashing."""
+
+    def order(host: str) -> tuple[bool, bytes]:
+        return host != runner.preferred_host, hashlib.sha256(f"{host} {runner.runner_name}".encode()).digest()
+
+    return sorted({*hosts, host_id}, key=order).index(host_id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from functions.documents.pending_runner import PendingRunner
-from functions.documents.workflow_job import SizingRules
+from functions.documents.workflow_job import RunnerProfile, SizingRules
 from functions.routing.capacity import Size
 
 from .attribution import NO_RULES, Attribution, Egress
@@ -38,6 +38,8 @@ class LocalRunner:
     pids: int = 0
     """most processes, as it was made"""
     sizing: SizingRules = field(default_factory=SizingRules)
+    idle_timeout_s: int = 300
+    """without a job, after which it is asked whether it is still needed"""
     image: str = ""
     privileges: str = ""
     egress: Egress = NO_RULES
@@ -51,6 +53,8 @@ class LocalRunner:
     """when its document was made"""
     job: RunningJob | None = None
     job_started_at: datetime | None = None
+    retired: str = ""
+    """why it is not needed any more: GitHub has removed it, and it is being stopped"""
     timeout_s: int | None = None
     """the job is stopped after so long"""
 
@@ -66,6 +70,7 @@ class LocalRunner:
             size=runner.profile.size,
             pids=runner.profile.pids,
             sizing=runner.sizing,
+            idle_timeout_s=runner.idle_timeout_s,
             image=runner.image,
             privileges=runner.profile.privileges,
             egress=Egress.of_profile(runner.profile),
@@ -87,6 +92,7 @@ class LocalRunner:
             size=size,
             pids=adopted.pids,
             sizing=adopted.sizing,
+            idle_timeout_s=adopted.idle_timeout_s,
             image=adopted.image,
             privileges=adopted.privileges,
             egress=adopted.egress,
@@ -96,6 +102,13 @@ class LocalRunner:
             claimed_at=adopted.claimed_at,
             provisioned_at=adopted.provisioned_at,
             launched_at=started_at,
+        )
+
+    @property
+    def own_profile(self) -> RunnerProfile:
+        """What a job without a profile runs on."""
+        return RunnerProfile(
+            name=self.profile, cpu_millis=self.size.cpu_millis, memory_bytes=self.size.memory_bytes, pids=self.pids
         )
 
     @property

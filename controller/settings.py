@@ -106,8 +106,6 @@ class Settings(_Section):
     """further certificate authorities for the runners, PEM"""
     starts_at_once: int = Field(default_factory=lambda: 3 * (os.cpu_count() or 1), ge=1)
     """containers that start at the same time; more would only delay each other"""
-    idle_timeout_s: float = Field(300, gt=0)
-    """seconds after which a runner that got no job is stopped"""
     network: Network = Network()
     proxy: Proxy = Proxy()
     gate: Gate = Gate()

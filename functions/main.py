@@ -30,6 +30,9 @@ from .webhook.handle import Reply, WebhookHandler
 from .webhook.provision import Provisioner
 
 if TYPE_CHECKING:
+    from cloudevents.http.event import CloudEvent
+
+    from .commands.handle import CommandHandler
     from .github.oidc import OidcVerifier
     from .preflight.handle import PreflightHandler
 
@@ -39,6 +42,7 @@ LARGEST_QUESTION = 512 * 1024
 """bytes of a question to `route`: 256 jobs with long names"""
 ANSWER_WITHIN_S = 9.0
 """GitHub marks a delivery as failed after 10 s"""
+COMMAND_WITHIN_S = 30.0
 _CONTENT_TYPES = ("application/json", "application/x-www-form-urlencoded")
 _log = logging.getLogger("runyard.webhook")
 
@@ -94,6 +98,35 @@ async def github_webhook(request: Request) -> Response:
 async def route(request: Request) -> Response:
     """Tells a workflow which labels its next jobs should use."""
     return await _serve("route", request, _advise, {})
+
+
+@functions_framework.aio.cloud_event
+async def commands(event: "CloudEvent") -> None:
+    """Does what a controller has asked for in a new document of `commands`. Firestore triggers it.
+
+    Source of the event's form: Google Cloud docs, "Firestore triggers"; the subject is `documents/commands/ID`.
+    """
+    started = time.monotonic()
+    command_id = str(event.get("subject") or "").rpartition("/")[2]
+    # What is raised here makes the trigger fire again.
+    async with asyncio.timeout(COMMAND_WITHIN_S):
+        answer = await _command_handler().handle(command_id) if command_id else None
+    canonical(
+        _log,
+        logging.INFO,
+        "command",
+        command=command_id,
+        may_stop=answer.may_stop if answer is not None else None,
+        reason=answer.reason if answer is not None else "there is no such command without an answer",
+        duration_ms=round((time.monotonic() - started) * 1000, 1),
+    )
+
+
+@cache
+def _command_handler() -> "CommandHandler":
+    from .commands.handle import CommandHandler  # noqa: PLC0415
+
+    return CommandHandler(_store(), _admissions(), _github(), _now)
 
 
 Work = Callable[[Request], Awaitable[tuple[int, dict[str, Any]]]]

@@ -60,6 +60,7 @@ class Stack:
         self.function_port = free_port()
         self.proxy_port = free_port()
         self.gate_port = free_port()
+        self.commands_port = free_port()
         self.webhook_secret = secrets.token_hex(16)
         self.github_token = "ghp_" + secrets.token_hex(20)
         self._environment = {
@@ -130,6 +131,17 @@ class Stack:
         name = "function" if port == self.function_port else f"function-{target}-{port}"
         return self._start(name, command, port, environment)
 
+    def start_commands(self) -> Process:
+        """The function that does what controllers ask for."""
+        return self.start_function("commands", self.commands_port)
+
+    def start_triggers(self) -> Process:
+        """What calls it when a command is written, as Firestore's triggers do in the cloud."""
+        port = free_port()
+        url = f"http://127.0.0.1:{self.commands_port}/"
+        command = [sys.executable, "-m", "local.triggers", "commands", url, str(port)]
+        return self._start("triggers", command, port, self._environment)
+
     def _credentials(self) -> dict[str, str]:
         if not self.options.is_app:
             return {"GITHUB_TOKEN": self.github_token}
@@ -184,7 +196,14 @@ class Stack:
     def running(self) -> Iterator["Stack"]:
         """All parts, stopped again in the opposite order."""
         with ExitStack() as parts:
-            for start in (self.start_github, self.start_function, self.start_controller):
+            starts = (
+                self.start_github,
+                self.start_function,
+                self.start_commands,
+                self.start_triggers,
+                self.start_controller,
+            )
+            for start in starts:
                 process = start()
                 parts.callback(process.stop)
             yield self

@@ -120,6 +120,8 @@ class Broker:
         """Fails the jobs of runners that have gone silent, for ever."""
         while True:
             await asyncio.sleep(_LOOK_FOR_LOST_EVERY_S)
+            # Some ways to hand out wait for a while before they give up.
+            await self._github.hand_out_jobs()
             limit = self._github.world.now() - self._lost_after
             for runner in list(self._github.world.runners.values()):
                 if runner.session is None or runner.is_listening or runner.heard_at is None or runner.heard_at > limit:

@@ -1,5 +1,6 @@
 """How a test or the demo steers the simulated GitHub. Served on a port of its own, on loopback."""
 
+import asyncio
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -9,7 +10,7 @@ from starlette.routing import Route
 
 from .github import Fault, GitHub
 from .payloads import job_json, ping_webhook, runner_json
-from .world import HandOut, JobSpec
+from .world import HandOut, Job, JobSpec
 
 
 class _Order(BaseModel):
@@ -22,6 +23,8 @@ class JobOrder(_Order):
     name: str
     labels: list[str]
     script: str = "true"
+    size: str = ""
+    """for `wrong`: jobs with another one count as another size"""
 
 
 class DispatchOrder(_Order):
@@ -59,6 +62,7 @@ class Control:
         return [
             Route("/dispatch", self.dispatch, methods=["POST"]),
             Route("/cancel/{id:int}", self.cancel, methods=["POST"]),
+            Route("/steal/{id:int}", self.steal, methods=["POST"]),
             Route("/ping", self.ping, methods=["POST"]),
             Route("/faults", self.add_fault, methods=["POST"]),
             Route("/faults", self.clear_faults, methods=["DELETE"]),
@@ -71,7 +75,7 @@ class Control:
 
     async def dispatch(self, request: Request) -> Response:
         order = DispatchOrder.model_validate_json(await request.body())
-        specs = [JobSpec(job.name, tuple(job.labels), job.script) for job in order.jobs]
+        specs = [JobSpec(job.name, tuple(job.labels), job.script, job.size) for job in order.jobs]
         jobs = self._github.world.dispatch(
             order.repository,
             order.workflow,
@@ -90,6 +94,17 @@ class Control:
         if job is not None:
             self._github.announce("completed", [job])
         return JSONResponse({"cancelled": job is not None})
+
+    async def steal(self, request: Request) -> Response:
+        """Somebody else's runner takes a job, and is done with it after `seconds`."""
+        job = self._github.world.steal(request.path_params["id"], "somebody-elses-1")
+        self._github.announce("in_progress", [job])
+        asyncio.get_running_loop().call_later(float(request.query_params.get("seconds", "1")), self._end_stolen, job)
+        return Response(status_code=204)
+
+    def _end_stolen(self, job: Job) -> None:
+        self._github.world.end_stolen(job)
+        self._github.announce("completed", [job])
 
     async def ping(self, request: Request) -> Response:
         payload = ping_webhook("acme/app", 1, self._github.world)

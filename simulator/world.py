@@ -4,7 +4,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 DEFAULT_GROUP = 1
@@ -26,6 +26,14 @@ class HandOut(StrEnum):
     """any idle runner with the labels, as GitHub does"""
     IN_ORDER = "in_order"
     """the oldest job to the runner that came online first"""
+    WRONG = "wrong"
+    """always a runner that was made for a job of another size, as long as one may still come"""
+    SWAPPED = "swapped"
+    """jobs whose own runners wait get each other's, all in one cycle"""
+
+
+PATIENCE = timedelta(seconds=20)
+"""a job that finds nobody who is wrong enough gets any runner after so long"""
 
 
 @dataclass
@@ -51,6 +59,10 @@ class Runner:
     def is_idle(self) -> bool:
         return self.is_listening and self.job is None
 
+    def was_made_for(self, job: "Job") -> bool:
+        """Our runners' names hold the id of a job; GitHub would not know, but an adversary may."""
+        return f"-{job.id}-" in self.name
+
     def serves(self, job: "Job") -> bool:
         in_reach = self.scope in {f"/repos/{job.repository}", f"/orgs/{job.owner}"}
         offered = {label.casefold() for label in self.labels}
@@ -72,6 +84,8 @@ class Job:
     head_sha: str
     script: str
     created_at: datetime
+    size: str = ""
+    """what a test calls the size that it needs"""
     event: str = "push"
     head_repository: str = ""
     """where the code comes from; its own repository when empty"""
@@ -96,6 +110,7 @@ class JobSpec:
     name: str
     labels: tuple[str, ...]
     script: str = "true"
+    size: str = ""
 
 
 @dataclass
@@ -169,6 +184,7 @@ class World:
                 branch=branch,
                 head_sha=sha,
                 script=spec.script,
+                size=spec.size,
                 created_at=self.now(),
                 event=event,
                 head_repository=head_repository,
@@ -228,19 +244,49 @@ class World:
     def hand_out_jobs(self) -> list[Job]:
         """Gives queued jobs to idle runners until nothing fits any more; the jobs that now have a runner."""
         started: list[Job] = []
-        while pair := self._pick():
-            job, runner = pair
-            runner.job = job
-            job.status, job.started_at = "in_progress", self.now()
-            job.runner_id, job.runner_name, job.runner_group_id = runner.id, runner.name, runner.group_id
-            started.append(job)
+        while pairs := self._choose():
+            for job, runner in pairs:
+                self._start(job, runner.id, runner.name, runner.group_id)
+                runner.job = job
+                started.append(job)
         return started
 
-    def _pick(self) -> tuple[Job, Runner] | None:
+    def steal(self, job_id: int, runner_name: str) -> Job:
+        """Gives a queued job to somebody else's runner, which is not registered with us."""
+        job = self.find_job(job_id)
+        if job.status != "queued":
+            raise ApiError(409, "The job is not queued any more")
+        self._start(job, self._new_id() % 1_000_000, runner_name, DEFAULT_GROUP)
+        return job
+
+    def end_stolen(self, job: Job) -> None:
+        """The other runner is done."""
+        self._end(job, "success")
+
+    def _start(self, job: Job, runner_id: int, runner_name: str, group_id: int) -> None:
+        job.status, job.started_at = "in_progress", self.now()
+        job.runner_id, job.runner_name, job.runner_group_id = runner_id, runner_name, group_id
+
+    def _choose(self) -> list[tuple[Job, Runner]]:
+        """Who gets whom next; empty when nobody fits, or when the right kind of trouble is still to come."""
         pairs = list(self._possible_pairs())
         if not pairs:
-            return None
-        return pairs[0] if self.hand_out is HandOut.IN_ORDER else self.rng.choice(pairs)
+            return []
+        match self.hand_out:
+            case HandOut.IN_ORDER:
+                return pairs[:1]
+            case HandOut.RANDOM:
+                return [self.rng.choice(pairs)]
+            case HandOut.WRONG:
+                return [pair for pair in pairs if self._is_wrong(*pair)][:1] or self._overdue(pairs)
+            case HandOut.SWAPPED:
+                return _cycle(pairs) or self._overdue(pairs)
+
+    def _is_wrong(self, job: Job, runner: Runner) -> bool:
+        return not any(other.size == job.size for other in self.jobs.values() if runner.was_made_for(other))
+
+    def _overdue(self, pairs: Sequence[tuple[Job, Runner]]) -> list[tuple[Job, Runner]]:
+        return [pair for pair in pairs if self.now() - pair[0].created_at > PATIENCE][:1]
 
     def _possible_pairs(self) -> Iterator[tuple[Job, Runner]]:
         idle = [runner for runner in self.runners.values() if runner.is_idle]
@@ -268,3 +314,11 @@ class World:
     def _new_id(self) -> int:
         self._last_id += 1
         return self._last_id
+
+
+def _cycle(pairs: Sequence[tuple[Job, Runner]]) -> list[tuple[Job, Runner]]:
+    """Each job whose own runner waits, with the next one's runner; empty while fewer than two wait."""
+    own = [(job, runner) for job, runner in pairs if runner.was_made_for(job)]
+    if len(own) < 2:
+        return []
+    return [(job, own[(number + 1) % len(own)][1]) for number, (job, _) in enumerate(own)]

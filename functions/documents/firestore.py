@@ -11,7 +11,8 @@ from google.api_core import exceptions as google
 from google.api_core.retry_async import AsyncRetry
 from google.cloud import firestore
 
-from . import host, installation, ledger, pending_runner, workflow_job
+from . import command, host, installation, ledger, pending_runner, workflow_job
+from .command import Answer, Command
 from .errors import Moved, StoreRefused, StoreUnavailable
 from .host import Host
 from .installation import Installation, LastError, LastGood, installation_id
@@ -225,6 +226,21 @@ class FirestoreStore:
         except Moved:
             return None
         return runner
+
+    async def read_command(self, command_id: str) -> Command | None:
+        with translated_errors():
+            snapshot = await self._command(command_id).get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+        fields = snapshot.to_dict() if snapshot.exists else None
+        return None if fields is None else Command.from_firestore(fields)
+
+    async def answer_command(self, command_id: str, answer: Answer) -> None:
+        with translated_errors():
+            await self._command(command_id).update(
+                {"answer": answer.to_firestore()}, retry=_RETRY, timeout=CALL_TIMEOUT_S
+            )
+
+    def _command(self, command_id: str) -> Any:
+        return self._client.collection(command.COLLECTION).document(command_id)
 
     def _job(self, key: str) -> Any:
         return self._client.collection(workflow_job.COLLECTION).document(key)

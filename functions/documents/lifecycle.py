@@ -58,7 +58,7 @@ class RunnerState(StrEnum):
     FAILED = "failed"
     """it could not be started, or died before it took a job"""
     CANCELLED = "cancelled"
-    """not wanted any more before a host claimed it"""
+    """not wanted any more, before a host claimed it or when it had waited for long"""
 
 
 class RunnerEvent(StrEnum):
@@ -78,6 +78,7 @@ RUNNER_TRANSITIONS: dict[tuple[RunnerState, RunnerEvent], RunnerState] = {
     (RunnerState.SCHEDULING, RunnerEvent.START): RunnerState.SCHEDULED,
     (RunnerState.SCHEDULING, RunnerEvent.FAIL): RunnerState.FAILED,
     (RunnerState.SCHEDULED, RunnerEvent.FAIL): RunnerState.FAILED,
+    (RunnerState.SCHEDULED, RunnerEvent.CANCEL): RunnerState.CANCELLED,
 }
 
 

@@ -11,7 +11,17 @@ from ..timing import waiting_for_github
 from . import protocol
 from .auth import TOKEN_MARGIN, AppCredentials, sign_app_token
 from .errors import GitHubError, NameTaken, NoAnswer
-from .protocol import API_VERSION, Answer, InstallationToken, JitRunner, Request, RunFacts, RunnerOrder, Scope
+from .protocol import (
+    API_VERSION,
+    Answer,
+    InstallationToken,
+    JitRunner,
+    RegisteredRunner,
+    Request,
+    RunFacts,
+    RunnerOrder,
+    Scope,
+)
 
 CALL_TIMEOUT_S = 6.0
 """GitHub gives a webhook 10 s, and the reservation before and the document after this call need some of it"""
@@ -100,6 +110,15 @@ class GitHubClient:
         if protocol.is_missing(answer):
             answer = await self._call(protocol.create_variable(scope, name, value), scope, installation_id)
         protocol.check_written(answer, self._now())
+
+    async def read_runner(self, scope: Scope, runner_id: int, installation_id: int | None) -> RegisteredRunner | None:
+        """A runner as GitHub sees it; None when it is gone.
+
+        Raises:
+            GitHubError: it is not shown, or not now.
+        """
+        answer = await self._call(protocol.get_runner(scope, runner_id), scope, installation_id)
+        return protocol.read_runner(answer, self._now())
 
     async def delete_runner(self, scope: Scope, runner_id: int, installation_id: int | None) -> None:
         """Removes a runner; one that is gone already is no error.

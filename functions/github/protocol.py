@@ -103,6 +103,10 @@ def delete_runner(scope: Scope, runner_id: int) -> Request:
     return Request("DELETE", f"{scope.path}/actions/runners/{runner_id}")
 
 
+def get_runner(scope: Scope, runner_id: int) -> Request:
+    return Request("GET", f"{scope.path}/actions/runners/{runner_id}")
+
+
 def list_runner_groups(scope: Scope) -> Request:
     return Request("GET", f"{scope.path}/actions/runner-groups", query={"per_page": "100"})
 
@@ -192,6 +196,16 @@ class RunFacts:
     """`owner/name` of the repository that its code comes from; None when that is gone"""
 
 
+@dataclass(frozen=True)
+class RegisteredRunner:
+    """A runner as GitHub sees it."""
+
+    runner_id: int
+    name: str
+    is_online: bool
+    is_busy: bool
+
+
 _ReplyT = TypeVar("_ReplyT", bound=_Reply)
 
 
@@ -206,6 +220,14 @@ def read_idle_runner_id(answer: Answer, name: str, now: datetime) -> int | None:
     runners = _read(_RunnersReply, answer, 200, now).runners
     idle = (r for r in runners if r.name == name and r.status != "online" and not r.busy)
     return next((runner.id for runner in idle), None)
+
+
+def read_runner(answer: Answer, now: datetime) -> RegisteredRunner | None:
+    """The runner in a 200 answer; None when GitHub has removed it."""
+    if answer.status == 404:
+        return None
+    reply = _read(_Runner, answer, 200, now)
+    return RegisteredRunner(reply.id, reply.name, is_online=reply.status == "online", is_busy=reply.busy)
 
 
 def read_group_id(answer: Answer, name: str, now: datetime) -> int:

@@ -23,6 +23,7 @@ from ..github.protocol import JitRunner, RunnerOrder, Scope
 
 _AGAIN_AFTER = timedelta(seconds=60)
 """when GitHub does not say itself when to try again"""
+_STOLEN = "GitHub gave its runner to another job"
 _WAIT_S_AFTER_LOSSES = (0, 15, 60, 300, 900)
 """seconds until a job that has lost so many runners gets another: the first time at once, perhaps on another host"""
 
@@ -68,13 +69,18 @@ class Provisioner:
         order = _Place(reservation.runner_name, reservation.pool, job.org, plan, job)
         return await self._make_runner(order)
 
-    async def follow_up(self, settled: Settled) -> tuple[str, ...]:
-        """Does what is left to be done; what went wrong, a line for each."""
+    async def follow_up(self, settled: Settled, lost_because: str = _STOLEN) -> tuple[str, ...]:
+        """Does what is left to be done; what went wrong, a line for each.
+
+        Args:
+            settled: what was settled.
+            lost_because: why displaced jobs have no runner any more, for their documents.
+        """
         todo = settled.todo
         done = await asyncio.gather(
             self._provide(todo.promotions),
             self._warm_up(todo.warm_ups),
-            self._find_others(todo.displaced),
+            self._find_others(todo.displaced, lost_because),
             self._flip(todo.flips),
         )
         return tuple(warning for warnings in done for warning in warnings)
@@ -92,26 +98,24 @@ class Provisioner:
         failures = await asyncio.gather(*(self._make_runner(order) for order in orders))
         return [f"{o.runner_name}: {failure}" for o, failure in zip(orders, failures, strict=True) if failure]
 
-    async def _find_others(self, displaced: Sequence[str]) -> list[str]:
+    async def _find_others(self, displaced: Sequence[str], reason: str) -> list[str]:
         """Jobs that have lost their runners wait again, and get the next place that there is."""
         if not displaced:
             return []
         jobs = await self._store.read_jobs(displaced)
         waiting = [job for job in jobs.values() if job.state is JobState.RESERVED and job.plan is not None]
-        warnings = await asyncio.gather(*(self._find_another(job) for job in waiting))
+        warnings = await asyncio.gather(*(self._find_another(job, reason) for job in waiting))
         return [warning for of_one in warnings for warning in of_one]
 
-    async def _find_another(self, job: WorkflowJob) -> tuple[str, ...]:
+    async def _find_another(self, job: WorkflowJob, reason: str) -> tuple[str, ...]:
+        if job.reservation is None:
+            return ()
         lost = job.provisioning.runners_lost if job.provisioning is not None else 0
         wait_s = _WAIT_S_AFTER_LOSSES[min(lost, len(_WAIT_S_AFTER_LOSSES) - 1)]
         not_before = self._now() + timedelta(seconds=wait_s) if wait_s else None
-        failure = job.provisioning.failure if job.provisioning is not None else ""
-        note = Provisioning(failure=failure, retry_at=not_before, runners_lost=lost + 1)
+        note = Provisioning(failure=reason, retry_at=not_before, runners_lost=lost + 1)
         await self._store.merge_job(job.only(JobState.RESERVED, provisioning=note))
-        if job.reservation is None:
-            return ()
-        pool = job.reservation.pool
-        return await self.follow_up(await self._admissions.submit(pool, Requeue(job, not_before)))
+        return await self.follow_up(await self._admissions.submit(job.reservation.pool, Requeue(job, not_before)))
 
     async def _flip(self, flips: Sequence[Flip]) -> list[str]:
         warnings = []

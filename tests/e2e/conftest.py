@@ -35,7 +35,7 @@ class Yard:
     def start(self, *names: str) -> dict[str, Process]:
         """Starts parts by name, in this order; they are stopped at the end."""
         processes = {}
-        for name in names or ("github", "function", "controller"):
+        for name in names or ("github", "function", "commands", "triggers", "controller"):
             process: Process = getattr(self.stack, f"start_{name}")()
             self._cleanup.callback(process.stop)
             processes[name] = process
@@ -50,7 +50,7 @@ class Yard:
                 "low-cpu": {"cpus": 0.1, "memory": "64m", "pids": 128} | changes.pop("low_cpu", {}),
             },
             "default_profile": "low-cpu",
-            "scale_sets": {"ci": {"max_runners": 10, "image": IMAGE} | changes},
+            "scale_sets": {"ci": {"max_runners": 10, "image": IMAGE, "labels": ["ci"]} | changes},
             "routes": [{"label_match": "ci", "strategy": "self_hosted_only"}],
         }
         store = PolicyStore(self.stack.options.project)
@@ -97,6 +97,11 @@ class Yard:
 
     def wait_for_ends(self, names: Sequence[str], within_s: float = 60) -> None:
         """Waits until GitHub and the documents say that jobs have ended, and nothing of them is left."""
+        self.wait_for_jobs(names, within_s)
+        self.wait("nothing left", lambda: not self.containers() and not self.leases(), within_s)
+
+    def wait_for_jobs(self, names: Sequence[str], within_s: float = 60) -> None:
+        """Waits until GitHub and the documents say that jobs have ended; idle runners may be left."""
         self.wait(
             f"{', '.join(names)} ended",
             lambda: (
@@ -105,7 +110,6 @@ class Yard:
             ),
             within_s,
         )
-        self.wait("nothing left", lambda: not self.containers() and not self.leases(), within_s)
 
     def clean_up(self) -> None:
         """Whatever a test has left behind when it failed."""

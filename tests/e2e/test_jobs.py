@@ -113,18 +113,22 @@ def test_an_image_that_is_missing_fails_the_runner_in_words_and_frees_the_place(
     yard.publish(image="no-such-image:1")
     yard.dispatch("build")
     yard.wait("a failed runner", lambda: [r for r in yard.runners().values() if r.status is RunnerState.FAILED])
-    (runner,) = yard.runners().values()
+    (runner, *_) = [r for r in yard.runners().values() if r.status is RunnerState.FAILED]
     assert "image no-such-image:1 is not on this host" in runner.reason
     yard.wait("the place is free", lambda: not yard.leases())
     yard.wait("the job says why", lambda: yard.jobs()["build"].provisioning)
+    provisioning = yard.jobs()["build"].provisioning
+    assert provisioning is not None
+    assert "image no-such-image:1 is not on this host" in provisioning.failure
     assert yard.containers() == []
+    yard.wait("nothing at GitHub", lambda: not yard.stack.github_state()["runners"])
 
 
 def test_a_container_that_dies_at_once_fails_the_runner_with_its_last_words(yard: Yard) -> None:
     yard.publish(low_cpu={"env": {"STANDIN_FAULT": "die"}})
     yard.dispatch("build")
     yard.wait("a failed runner", lambda: [r for r in yard.runners().values() if r.status is RunnerState.FAILED])
-    (runner,) = yard.runners().values()
+    (runner, *_) = [r for r in yard.runners().values() if r.status is RunnerState.FAILED]
     assert runner.reason == "the runner ended with exit code 3 before it took a job: An error occurred: told to die"
     yard.wait("nothing left", lambda: not yard.leases() and not yard.containers())
 
@@ -183,14 +187,3 @@ def test_a_controller_that_stops_with_nothing_running_takes_everything_along(mak
     )
     alive = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in proxies.stdout.split()]
     assert not [command for command in alive if "proxy" in command]
-
-
-def test_a_runner_that_gets_no_job_is_stopped_and_its_place_freed(make_yard: Callable[..., Yard]) -> None:
-    yard = make_yard(controller_settings={"idle_timeout_s": 2})
-    yard.start()
-    yard.publish()
-    (job_id,) = yard.dispatch("build")
-    yard.wait("a runner is made", yard.runners)
-    yard.stack.control("POST", f"/cancel/{job_id}")
-    yard.wait("nothing left", lambda: not yard.leases() and not yard.containers())
-    assert {runner.status for runner in yard.runners().values()} <= {RunnerState.FAILED, RunnerState.CANCELLED}

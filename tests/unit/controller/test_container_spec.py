@@ -129,13 +129,13 @@ def test_a_controller_finds_again_in_the_labels_what_another_has_written(
 LABELS = to_labels(pending_runner(claimed_at=NOW), BRIDGE, "host-1")
 
 
-ADDED_LATER = {"runyard.pids", "runyard.sizing"}
+ADDED_LATER = {"runyard.pids", "runyard.sizing", "runyard.idle-timeout"}
 
 
 def test_a_container_of_an_earlier_version_is_taken_up_as_well() -> None:
     adopted = from_labels({key: value for key, value in LABELS.items() if key not in ADDED_LATER})
     assert adopted is not None
-    assert (adopted.pids, adopted.sizing) == (0, SizingRules())
+    assert (adopted.pids, adopted.sizing, adopted.idle_timeout_s) == (0, SizingRules(), 300)
 
 
 @pytest.mark.parametrize("missing", sorted(set(LABELS) - ADDED_LATER - {"runyard.host"}))

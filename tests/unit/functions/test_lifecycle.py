@@ -31,7 +31,7 @@ RUNNER_LIFE = """
              claim       hand_back  start      fail    cancel
 pending      scheduling  .          .          .       cancelled
 scheduling   .           pending    scheduled  failed  .
-scheduled    .           .          .          failed  .
+scheduled    .           .          .          failed  cancelled
 failed       .           .          .          .       .
 cancelled    .           .          .          .       .
 """

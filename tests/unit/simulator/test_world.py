@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.world import ApiError, HandOut, Job, JobSpec, Runner, World
+from simulator.world import PATIENCE, ApiError, HandOut, Job, JobSpec, Runner, World
 
 ORG = "/orgs/acme"
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -301,3 +301,45 @@ def test_the_jobs_of_one_dispatch_share_their_run(world: World) -> None:
     assert (one.run_id, one.head_sha) == (two.run_id, two.head_sha)
     assert other.run_id != one.run_id
     assert len({one.id, two.id, other.id, one.run_id, other.run_id}) == 5
+
+
+def with_own_runners(world: World, sizes: str) -> list[Job]:
+    """A job of each size, and a listening runner that was made for it."""
+    jobs = world.dispatch("acme/app", "ci", "main", [JobSpec(f"job-{n}", ("ci",), size=s) for n, s in enumerate(sizes)])
+    for job in jobs:
+        runner = world.register_runner("/orgs/acme", f"ry-default-{job.id}-a1", 1, ["ci"])
+        runner.is_listening = True
+    return jobs
+
+
+def test_an_adversary_hands_every_job_to_a_runner_of_another_size() -> None:
+    world = new_world(hand_out=HandOut.WRONG)
+    jobs = with_own_runners(world, "aabb")
+    world.hand_out_jobs()
+    size_of = {f"ry-default-{job.id}-a1": job.size for job in jobs}
+    assert all(job.runner_name is not None and size_of[job.runner_name] != job.size for job in jobs)
+
+
+def test_an_adversary_waits_for_the_wrong_runner_but_not_for_ever() -> None:
+    world = new_world(hand_out=HandOut.WRONG)
+    with_own_runners(world, "a")
+    assert world.hand_out_jobs() == []
+    world.now = lambda: START + 2 * PATIENCE
+    assert len(world.hand_out_jobs()) == 1
+
+
+def test_swapped_jobs_get_each_others_runners_in_one_cycle() -> None:
+    world = new_world(hand_out=HandOut.SWAPPED)
+    jobs = with_own_runners(world, "abc")
+    assert len(world.hand_out_jobs()) == 3
+    assert [job.runner_name for job in jobs] == [f"ry-default-{job.id}-a1" for job in (*jobs[1:], jobs[0])]
+
+
+def test_somebody_elses_runner_can_take_a_job_that_is_queued() -> None:
+    world = new_world()
+    (job,) = with_own_runners(world, "a")
+    world.steal(job.id, "somebody-elses-1")
+    assert (job.status, job.runner_name) == ("in_progress", "somebody-elses-1")
+    assert world.hand_out_jobs() == []
+    with pytest.raises(ApiError):
+        world.steal(job.id, "somebody-elses-2")
