@@ -12,9 +12,9 @@ setup: ## make .venv with the pinned requirements
 	@scripts/setup venv
 
 .PHONY: demo
-demo: ## ten jobs from webhook to right-sized containers, on this machine (KEEP=1 leaves it running)
+demo: ## ten jobs from webhook to right-sized containers, on this machine (KEEP=1 leaves it running, ADVERSARIAL=1 swaps all)
 	@scripts/setup venv system
-	@$(PYTHON) -m local.demo $(if $(KEEP),--keep)
+	@$(PYTHON) -m local.demo $(if $(KEEP),--keep) $(if $(ADVERSARIAL),--adversarial)
 
 .PHONY: test
 test: ## everything: unit, contract, integration and end-to-end tests

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,17 @@ class Stack:
             "NO_GCE_CHECK": "true",
         }
         options.folder.mkdir(parents=True, exist_ok=True)
+
+    def beside(self, host_id: str, network_range: str, bridge_prefix: str) -> "Stack":
+        """A further Docker host of the same GitHub, project and engine: only its controller is to be started."""
+        folder = self.options.folder / host_id
+        options = replace(
+            self.options, folder=folder, host_id=host_id, network_range=network_range, bridge_prefix=bridge_prefix
+        )
+        other = Stack(options)
+        other.github_port = self.github_port
+        other.authority.write_bytes(self.authority.read_bytes())
+        return other
 
     @property
     def proxy_log(self) -> Path:

@@ -32,8 +32,8 @@ class HandOut(StrEnum):
     """jobs whose own runners wait get each other's, all in one cycle"""
 
 
-PATIENCE = timedelta(seconds=20)
-"""a job that finds nobody who is wrong enough gets any runner after so long"""
+PATIENCE = {HandOut.WRONG: timedelta(seconds=20), HandOut.SWAPPED: timedelta(seconds=2)}
+"""a runner for which no job is wrong enough gets any after so long"""
 
 
 @dataclass
@@ -51,6 +51,7 @@ class Runner:
     session: str | None = None
     is_listening: bool = False
     """its long poll is open: only then can it be given a job"""
+    online_at: datetime | None = None
     heard_at: datetime | None = None
     """when it last said anything"""
     job: "Job | None" = None
@@ -229,6 +230,7 @@ class World:
         if runner.session is not None:
             raise ApiError(409, "A session for this runner already exists.")
         runner.session = secrets.token_hex(16)
+        runner.online_at = self.now()
         return runner
 
     def runner_of_session(self, session: str) -> Runner:
@@ -286,7 +288,8 @@ class World:
         return not any(other.size == job.size for other in self.jobs.values() if runner.was_made_for(other))
 
     def _overdue(self, pairs: Sequence[tuple[Job, Runner]]) -> list[tuple[Job, Runner]]:
-        return [pair for pair in pairs if self.now() - pair[0].created_at > PATIENCE][:1]
+        limit = self.now() - PATIENCE[self.hand_out]
+        return [pair for pair in pairs if pair[1].online_at is not None and pair[1].online_at < limit][:1]
 
     def _possible_pairs(self) -> Iterator[tuple[Job, Runner]]:
         idle = [runner for runner in self.runners.values() if runner.is_idle]

@@ -166,13 +166,39 @@ def judge(rows: Iterable[Row], lines: Iterable[Line], policy: Policy, leftovers:
     ]
 
 
+def judge_observed(rows: Iterable[Row], policy: Policy) -> list[Check]:
+    """What the same scenario looks like when nothing is resized."""
+    rows = list(rows)
+    ended = [row for row in rows if row.state == "completed"]
+    wrong_size = [row for row in rows if not _has_its_size(row, policy)]
+    return [
+        Check("every job ran", len(ended) == len(rows), f"{len(ended)} of {len(rows)}"),
+        Check(
+            "without sizing, jobs run on whatever runner they get",
+            len(wrong_size) == len(rows),
+            f"{len(wrong_size)} of {len(rows)} on the wrong size",
+        ),
+    ]
+
+
+def judge_swaps(rows: Iterable[Row]) -> Check:
+    """Whether the adversary has done its worst."""
+    rows = list(rows)
+    swapped = [row for row in rows if row.made_for]
+    return Check(
+        "every job was handed to a runner of another profile",
+        len(swapped) == len(rows),
+        f"{len(swapped)} of {len(rows)}",
+    )
+
+
 def _has_its_size(row: Row, policy: Policy) -> bool:
     profile = policy.profiles.get(row.profile)
     return profile is not None and (row.cpu_millis, row.memory_bytes) == (profile.cpu_millis, profile.memory_bytes)
 
 
-def to_markdown(rows: Iterable[Row], checks: Iterable[Check], seconds: float) -> str:
-    """The final table and the verdict."""
+def to_markdown(title: str, rows: Iterable[Row], checks: Iterable[Check], seconds: float) -> str:
+    """The final table and the verdict of one scenario."""
     rows = list(rows)
     # A job without a document has no phases.
     phases = next(([name for name, _ in row.phases] for row in rows if row.phases), [])
@@ -193,7 +219,7 @@ def to_markdown(rows: Iterable[Row], checks: Iterable[Check], seconds: float) ->
         ]
         for row in rows
     ]
-    lines = ["# Runyard demo", "", *("| " + " | ".join(cells) + " |" for cells in table), ""]
+    lines = [f"## {title}", "", *("| " + " | ".join(cells) + " |" for cells in table), ""]
     lines += [f"- {'✔' if check.holds else '✘'} {check.claim}: {check.detail}" for check in checks]
     return "\n".join([*lines, "", f"From dispatch to the last container's end: {seconds:.1f} s", ""])
 

@@ -12,7 +12,7 @@ from .rows import Check, Row, format_seconds
 
 _STATE_STYLES = {"completed": "green", "in_progress": "bold cyan", "registered": "cyan", "scheduled": "cyan"}
 _PROFILE_STYLES = {"high-cpu": "magenta"}
-_WIDE = 175
+_WIDE = 190
 """columns that the whole table needs"""
 
 
@@ -46,11 +46,11 @@ class View:
                 self._console.print(f"{seconds:5.1f} s  {row.name:<11} {state}", highlight=False, soft_wrap=True)
 
 
-def show_result(console: Console, rows: Sequence[Row], checks: Sequence[Check], seconds: float) -> None:
+def show_result(console: Console, title: str, rows: Sequence[Row], checks: Sequence[Check], seconds: float) -> None:
     """The last table, when nothing changes any more, and the verdict."""
     if not console.is_terminal:
         console.width = _WIDE
-    console.print(_table(rows, "The ten jobs, and what each of them saw", console.width))
+    console.print(_table(rows, title, console.width))
     for check in checks:
         sign = Text("✔", "bold green") if check.holds else Text("✘", "bold red")
         console.print(sign, f"{check.claim}: {check.detail}", highlight=False)
@@ -87,8 +87,6 @@ def _table(rows: Sequence[Row], title: str, width: int) -> Table:
             *(format_seconds(times.get(name)) for name in shown),
         )
     if any(row.made_for for row in rows):
-        table.caption = (
-            "↻ GitHub gave the job a runner made for this other profile; it was resized before the first step"
-        )
+        table.caption = "↻ GitHub gave the job a runner made for this other profile"
         table.caption_justify = "left"
     return table

@@ -24,6 +24,8 @@ from local.demo.rows import (
     as_jobs,
     count_connections,
     judge,
+    judge_observed,
+    judge_swaps,
     make_row,
     read_lines,
     to_markdown,
@@ -209,7 +211,7 @@ def test_jobs_are_found_by_name() -> None:
 def test_the_report_has_a_cell_for_every_column_though_a_job_has_no_document_yet() -> None:
     rows = [make_row("small-2", None, "", 0), make_row("small-1", ran_job(), LIMITS, 3)]
     checks = [Check("every job succeeded", False, "small-2: queued"), Check("nothing is left over", True, "")]
-    lines = to_markdown(rows, checks, 12.34).splitlines()
+    lines = to_markdown("Ten jobs", rows, checks, 12.34).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert {line.count("|") for line in table} == {16}
     assert table[2] == "| small-2 |  |  |  | queued |  |  | 0 | - | - | - | - | - | - | - |"
@@ -217,3 +219,15 @@ def test_the_report_has_a_cell_for_every_column_though_a_job_has_no_document_yet
     assert "- ✘ every job succeeded: small-2: queued" in lines
     assert "- ✔ nothing is left over: " in lines
     assert lines[-1] == "From dispatch to the last container's end: 12.3 s"
+
+
+def test_with_sizing_turned_off_the_verdict_is_that_every_job_ran_on_the_wrong_size() -> None:
+    wrong = [dataclasses.replace(row, cpu_millis=1) for row in ROWS]
+    assert [check.holds for check in judge_observed(wrong, POLICY)] == [True, True]
+    assert [check.holds for check in judge_observed(ROWS, POLICY)] == [True, False]
+    assert not judge_observed([dataclasses.replace(row, state="queued") for row in wrong], POLICY)[0].holds
+
+
+def test_a_job_on_a_runner_of_its_own_profile_spoils_the_adversarys_work() -> None:
+    assert judge_swaps([dataclasses.replace(row, made_for="another") for row in ROWS]).holds
+    assert not judge_swaps(ROWS).holds

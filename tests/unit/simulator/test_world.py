@@ -308,7 +308,7 @@ def with_own_runners(world: World, sizes: str) -> list[Job]:
     jobs = world.dispatch("acme/app", "ci", "main", [JobSpec(f"job-{n}", ("ci",), size=s) for n, s in enumerate(sizes)])
     for job in jobs:
         runner = world.register_runner("/orgs/acme", f"ry-default-{job.id}-a1", 1, ["ci"])
-        runner.is_listening = True
+        runner.is_listening, runner.online_at = True, START
     return jobs
 
 
@@ -324,7 +324,7 @@ def test_an_adversary_waits_for_the_wrong_runner_but_not_for_ever() -> None:
     world = new_world(hand_out=HandOut.WRONG)
     with_own_runners(world, "a")
     assert world.hand_out_jobs() == []
-    world.now = lambda: START + 2 * PATIENCE
+    world.now = lambda: START + 2 * PATIENCE[HandOut.WRONG]
     assert len(world.hand_out_jobs()) == 1
 
 
