@@ -1,7 +1,8 @@
 """The one door to GitHub's REST API."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 import httpx
@@ -25,6 +26,8 @@ from .protocol import (
 
 CALL_TIMEOUT_S = 6.0
 """GitHub gives a webhook 10 s, and the reservation before and the document after this call need some of it"""
+MOST_AT_ONCE = 30
+"""calls under way from one instance; GitHub asks for no more than 100 in all"""
 _DEFAULT_GROUP_ID = 1
 _RUNS_REMEMBERED = 256
 _RETRY_AFTER_SILENCE = timedelta(seconds=15)
@@ -37,7 +40,7 @@ class GitHubClient:
         self._api_url = api_url.rstrip("/")
         self._credentials = credentials
         self._now = now
-        self._http = httpx.AsyncClient(timeout=CALL_TIMEOUT_S, follow_redirects=True)
+        self._connections = _Connections()
         self._tokens: dict[str, InstallationToken] = {}
         self._group_ids: dict[tuple[str, str], int] = {}
         self._runs: dict[tuple[str, int], asyncio.Future[RunFacts]] = {}
@@ -131,7 +134,7 @@ class GitHubClient:
 
     async def close(self) -> None:
         """Closes the kept-open connections."""
-        await self._http.aclose()
+        await self._connections.close()
 
     async def _group_id(self, scope: Scope, group: str, installation_id: int | None) -> int:
         if not scope.is_organization or group.casefold() == "default":
@@ -171,13 +174,14 @@ class GitHubClient:
         }
         try:
             with waiting_for_github():
-                response = await self._http.request(
-                    request.method,
-                    self._api_url + request.path,
-                    json=request.body,
-                    params=request.query or None,
-                    headers=headers,
-                )
+                async with self._connections.take() as http:
+                    response = await http.request(
+                        request.method,
+                        self._api_url + request.path,
+                        json=request.body,
+                        params=request.query or None,
+                        headers=headers,
+                    )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             kind = (
                 "did not answer in time" if isinstance(error, httpx.TimeoutException) else f"cannot be reached: {error}"
@@ -186,3 +190,33 @@ class GitHubClient:
         return Answer(
             response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.content
         )
+
+
+class _Connections:
+    """Connections that are kept open, those used last first.
+
+    httpx's own pool looks at each of its connections for each of the others whenever a request begins or ends: with 30
+    of them that is most of what a request costs. So each client here has just one.
+    """
+
+    def __init__(self) -> None:
+        self._tls = httpx.create_ssl_context()
+        self._slots = asyncio.Semaphore(MOST_AT_ONCE)
+        self._idle: list[httpx.AsyncClient] = []
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[httpx.AsyncClient]:
+        async with self._slots:
+            client = self._idle.pop() if self._idle else self._open()
+            try:
+                yield client
+            finally:
+                self._idle.append(client)
+
+    def _open(self) -> httpx.AsyncClient:
+        one = httpx.Limits(max_connections=1)
+        return httpx.AsyncClient(timeout=CALL_TIMEOUT_S, follow_redirects=True, limits=one, verify=self._tls)
+
+    async def close(self) -> None:
+        for client in self._idle:
+            await client.aclose()
