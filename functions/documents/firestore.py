@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
@@ -11,9 +11,10 @@ from google.api_core import exceptions as google
 from google.api_core.retry_async import AsyncRetry
 from google.cloud import firestore
 
-from . import command, host, installation, ledger, pending_runner, workflow_job
+from . import command, host, installation, ledger, pending_runner, workflow_job, writes
 from .command import Answer, Command
 from .errors import Moved, StoreRefused, StoreUnavailable
+from .gather import Gather
 from .host import Host
 from .installation import Installation, LastError, LastGood, installation_id
 from .ledger import Ledger
@@ -25,6 +26,9 @@ CALL_TIMEOUT_S = 3.0
 """for one call with its retries: a webhook has to be answered within 10 s"""
 HOSTS_KEPT_FOR_S = 5.0
 """a host's lease is 30 s, so a list this old still tells which hosts are alive"""
+MOST_READS = 100
+MOST_WRITES = 200
+"""in one commit: a runner's document takes some 5 KB of the 10 MB that a commit may have"""
 
 _RETRY = AsyncRetry(
     predicate=lambda error: isinstance(error, google.ServiceUnavailable | google.InternalServerError),
@@ -72,41 +76,80 @@ class FirestoreStore:
 
     def __init__(self, project: str, database: str = "(default)"):
         self._client = firestore.AsyncClient(project=project, database=database)
+        self._documents = f"projects/{project}/databases/{database}/documents"
         self._hosts: dict[str, tuple[float, tuple[Host, ...]]] = {}
+        self._installations: dict[str, tuple[datetime, Installation]] = {}
+        self._pools = Gather(self._list_hosts, MOST_READS)
+        self._reads = Gather(self._read_installations, MOST_READS)
+        self._notes = Gather(self._write_notes, MOST_READS)
+        self._writes = Gather(self._write_each, MOST_WRITES)
 
     async def read_installation(self, owner: str) -> Installation | None:
         """An organization's policy as it stands now: an edit counts from the next webhook on."""
-        reference = self._client.collection(installation.COLLECTION).document(installation_id(owner))
-        with translated_errors():
-            snapshot = await reference.get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
-        fields = snapshot.to_dict() if snapshot.exists else None
-        return None if fields is None else Installation.from_firestore(fields)
+        return await self._reads.submit(installation_id(owner))
+
+    async def _read_installations(self, keys: Sequence[str]) -> list[Installation | None]:
+        """Asks for the documents' versions, and for a document only if its version is new: a policy may be large."""
+        versions = {snapshot.id: snapshot.update_time async for snapshot in self._get_installations(keys, ["revision"])}
+        known = {key: kept for key in versions if (kept := self._installations.get(key)) and kept[0] == versions[key]}
+        if changed := versions.keys() - known.keys():
+            async for snapshot in self._get_installations(changed):
+                found = Installation.from_firestore(snapshot.to_dict() or {})
+                known[snapshot.id] = snapshot.update_time, found
+        self._installations |= known
+        return [known[key][1] if key in known else None for key in keys]
+
+    async def _get_installations(self, keys: Iterable[str], fields: Sequence[str] | None = None) -> AsyncIterator[Any]:
+        collection = self._client.collection(installation.COLLECTION)
+        async for snapshot in self._get_all([collection.document(key) for key in dict.fromkeys(keys)], fields):
+            if snapshot.exists:
+                yield snapshot
 
     async def note_good_policy(self, owner: str, good: LastGood) -> None:
         """Remembers a policy that was valid, and clears the last error."""
         fields = {"lastGood": good.to_firestore(), "lastError": firestore.DELETE_FIELD}
-        await self._update_installation(owner, fields)
+        await self._note(owner, fields)
 
     async def note_policy_error(self, owner: str, error: LastError) -> None:
         """Shows the operator, in the document that they edited, why their edit is not in force."""
-        await self._update_installation(owner, {"lastError": error.to_firestore()})
+        await self._note(owner, {"lastError": error.to_firestore()})
 
-    async def _update_installation(self, owner: str, fields: dict[str, Any]) -> None:
-        reference = self._client.collection(installation.COLLECTION).document(installation_id(owner))
-        with translated_errors():
-            await reference.update(fields, retry=_RETRY, timeout=CALL_TIMEOUT_S)
+    async def _note(self, owner: str, fields: dict[str, Any]) -> None:
+        key = installation_id(owner)
+        version, _ = self._installations.get(key, (None, None))
+        await self._notes.submit((key, version, fields))
+
+    async def _write_notes(self, notes: Sequence[tuple[str, datetime | None, dict[str, Any]]]) -> list[None]:
+        """In a burst every webhook after an edit finds it: one of them writes what is to be noted."""
+        newest = {key: (version, fields) for key, version, fields in notes}
+        await asyncio.gather(*(self._write_note(key, *note) for key, note in newest.items()))
+        return [None] * len(notes)
+
+    async def _write_note(self, key: str, version: datetime | None, fields: dict[str, Any]) -> None:
+        reference = self._client.collection(installation.COLLECTION).document(key)
+        guard = None if version is None else self._client.write_option(last_update_time=version)
+        try:
+            with translated_errors():
+                await reference.update(fields, option=guard, retry=_RETRY, timeout=CALL_TIMEOUT_S)
+        except Moved:
+            # Edited again, or noted by somebody else: the next webhook sees which.
+            return
 
     async def list_hosts(self, pool: str) -> tuple[Host, ...]:
         """The hosts of a pool, dead ones too, as of at most a few seconds ago."""
         read_at, hosts = self._hosts.get(pool, (float("-inf"), ()))
         if time.monotonic() - read_at < HOSTS_KEPT_FOR_S:
             return hosts
-        query = self._client.collection(host.COLLECTION).where(filter=firestore.FieldFilter("pool", "==", pool))
-        with translated_errors():
-            snapshots = await query.get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
-        hosts = tuple(Host.from_firestore(snapshot.to_dict() or {}) for snapshot in snapshots)
-        self._hosts[pool] = (time.monotonic(), hosts)
-        return hosts
+        return await self._pools.submit(pool)
+
+    async def _list_hosts(self, pools: Sequence[str]) -> list[tuple[Host, ...]]:
+        for pool in dict.fromkeys(pools):
+            query = self._client.collection(host.COLLECTION).where(filter=firestore.FieldFilter("pool", "==", pool))
+            with translated_errors():
+                snapshots = await query.get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            hosts = tuple(Host.from_firestore(snapshot.to_dict() or {}) for snapshot in snapshots)
+            self._hosts[pool] = (time.monotonic(), hosts)
+        return [self._hosts[pool][1] for pool in pools]
 
     async def read_ledger(
         self, pool: str, job_keys: Sequence[str]
@@ -128,9 +171,10 @@ class FirestoreStore:
                 known[snapshot.id] = WorkflowJob.from_firestore(fields)
         return found, version, known
 
-    async def _get_all(self, references: list[Any]) -> AsyncIterator[Any]:
+    async def _get_all(self, references: list[Any], fields: Sequence[str] | None = None) -> AsyncIterator[Any]:
         with translated_errors():
-            async for snapshot in self._client.get_all(references, retry=_RETRY, timeout=CALL_TIMEOUT_S):
+            found = self._client.get_all(references, field_paths=fields, retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            async for snapshot in found:
                 yield snapshot
 
     async def commit_ledger(
@@ -146,26 +190,22 @@ class FirestoreStore:
         Raises:
             Moved: it is not, or one of the new jobs exists.
         """
-        reference = self._client.collection(ledger.COLLECTION).document(pool)
-        batch = self._client.batch()
-        if version is None:
-            batch.create(reference, changed.to_firestore())
-        else:
-            batch.update(reference, changed.to_firestore(), option=self._client.write_option(last_update_time=version))
-        for job in creates:
-            batch.create(self._job(job.key), job.to_firestore())
-        for promotion in promotions:
-            batch.set(self._job(promotion.job_key), _promotion_fields(promotion), merge=True)
-        with translated_errors():
-            results = await batch.commit(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+        document, fields = self._name(ledger.COLLECTION, pool), changed.to_firestore()
+        first = writes.create(document, fields) if version is None else writes.replace(document, fields, version)
+        results = await self._commit(
+            [
+                first,
+                *(self._create_job(job) for job in creates),
+                *(self._promote_job(promotion) for promotion in promotions),
+            ]
+        )
         written: datetime = results[0].update_time
         return written
 
     async def create_job(self, job: WorkflowJob) -> bool:
         """Records a job that takes no part in admission; False when it was recorded before."""
         try:
-            with translated_errors():
-                await self._job(job.key).create(job.to_firestore(), retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            await self._writes.submit(self._create_job(job))
         except Moved:
             return False
         return True
@@ -183,15 +223,14 @@ class FirestoreStore:
 
     async def merge_job(self, job: WorkflowJob) -> None:
         """Writes the fields that were given to this value, raises the rank: safe in any order and number."""
-        with translated_errors():
-            await self._job(job.key).set(_event_fields(job), merge=True, retry=_RETRY, timeout=CALL_TIMEOUT_S)
+        fields = job.model_dump(by_alias=True, exclude_unset=True, exclude_none=True, exclude={"rank"})
+        await self._writes.submit(writes.merge(self._job_name(job.key), fields, {"rank": int(job.rank)}))
 
     async def publish_runner(self, runner: PendingRunner) -> None:
         """Hands a runner to the controllers; one that has been handed over already stays as it is."""
-        reference = self._runner(runner.runner_name)
+        name = self._name(pending_runner.COLLECTION, runner.runner_name)
         try:
-            with translated_errors():
-                await reference.create(runner.to_firestore(), retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            await self._writes.submit(writes.create(name, runner.to_firestore()))
         except Moved:
             # The name was made for this one attempt: an earlier answer was lost.
             return
@@ -248,16 +287,37 @@ class FirestoreStore:
     def _runner(self, runner_name: str) -> Any:
         return self._client.collection(pending_runner.COLLECTION).document(runner_name)
 
+    async def _write_each(self, group: Sequence[writes.Write]) -> list[Exception | None]:
+        """Writes that do not depend on each other, in one commit if that can be."""
+        try:
+            await self._commit(group)
+        except (Moved, StoreRefused) as error:
+            if len(group) == 1:
+                return [error]
+            # One that cannot be written kept the others from it, too.
+            alone = await asyncio.gather(*(self._write_each([write]) for write in group))
+            return [error for (error,) in alone]
+        return [None] * len(group)
 
-def _promotion_fields(promotion: Promoted) -> dict[str, Any]:
-    return {
-        "reservation": promotion.reservation.to_firestore(),
-        "decision": {"outcome": "self_hosted", "reason": promotion.reason},
-        "phases": {"reservedAt": firestore.SERVER_TIMESTAMP},
-        "rank": firestore.Maximum(int(JobState.RESERVED)),
-    }
+    async def _commit(self, group: Sequence[writes.Write]) -> Any:
+        batch = writes.Batch(self._client)
+        batch.add(group)
+        with translated_errors():
+            return await batch.commit(retry=_RETRY, timeout=CALL_TIMEOUT_S)
 
+    def _create_job(self, job: WorkflowJob) -> writes.Write:
+        return writes.create(self._job_name(job.key), job.to_firestore())
 
-def _event_fields(job: WorkflowJob) -> dict[str, Any]:
-    fields = job.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
-    return {**fields, "rank": firestore.Maximum(int(job.rank))}
+    def _promote_job(self, promotion: Promoted) -> writes.Write:
+        fields = {
+            "reservation": promotion.reservation.to_firestore(),
+            "decision": {"outcome": "self_hosted", "reason": promotion.reason},
+        }
+        rank = {"rank": int(JobState.RESERVED)}
+        return writes.merge(self._job_name(promotion.job_key), fields, rank, stamped=["phases.reservedAt"])
+
+    def _job_name(self, key: str) -> str:
+        return self._name(workflow_job.COLLECTION, key)
+
+    def _name(self, collection: str, document_id: str) -> str:
+        return f"{self._documents}/{collection}/{document_id}"

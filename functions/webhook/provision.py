@@ -10,7 +10,7 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from ..admission.group import Settled
-from ..admission.requests import Flip, Postpone, Promotion, Request, Requeue, WarmUp
+from ..admission.requests import Flip, Postpone, Promotion, Request, Requeue, Todo, WarmUp
 from ..admission.terms import scale_set_key
 from ..documents.errors import StoreUnavailable
 from ..documents.host import Host
@@ -77,6 +77,8 @@ class Provisioner:
             lost_because: why displaced jobs have no runner any more, for their documents.
         """
         todo = settled.todo
+        if todo == Todo():
+            return ()
         done = await asyncio.gather(
             self._provide(todo.promotions),
             self._warm_up(todo.warm_ups),

@@ -95,6 +95,31 @@ async def test_a_good_policy_clears_the_last_error(subject: Subject) -> None:
     assert found.policy == policy_document()
 
 
+async def test_every_edit_is_seen_by_the_next_read(subject: Subject) -> None:
+    for revision in (1, 2, 3):
+        await subject.put("installations", "acme", {"policy": policy_document(), "revision": revision})
+        found = await asyncio.gather(*(subject.store.read_installation(owner) for owner in ("acme", "ACME", "nobody")))
+        assert [one and one.revision for one in found] == [revision, revision, None]
+
+
+async def test_a_note_does_not_overwrite_what_came_after_the_policy_that_it_is_about(subject: Subject) -> None:
+    """Two instances have read revision 1; before one of them notes that, the other has noted revision 2."""
+    await subject.put("installations", "acme", {"policy": policy_document(), "revision": 1})
+    await subject.store.read_installation("acme")
+    newer = {"policy": policy_document(), "revision": 2, "lastGood": {"policy": policy_document(), "revision": 2}}
+    await subject.put("installations", "acme", newer)
+    await subject.store.note_good_policy("acme", LastGood(policy=policy_document(), revision=1))
+    assert (await subject.store.read_installation("acme")).last_good.revision == 2
+
+
+async def test_many_who_note_the_same_are_all_served(subject: Subject) -> None:
+    await subject.put("installations", "acme", {"policy": policy_document(), "revision": 1})
+    await subject.store.read_installation("acme")
+    note = LastGood(policy=policy_document(), revision=1)
+    await asyncio.gather(*(subject.store.note_good_policy("acme", note) for _ in range(20)))
+    assert (await subject.store.read_installation("acme")).last_good == note
+
+
 async def test_the_first_commit_creates_the_ledger(subject: Subject) -> None:
     ledger, version, known = await subject.store.read_ledger("default", ["acme_1_1"])
     assert (ledger, version, known) == (Ledger(), None, {})
@@ -142,6 +167,22 @@ async def test_a_job_is_created_once(subject: Subject) -> None:
     assert not await subject.store.create_job(job(1, name="second"))
     assert (await subject.store.read_job("acme_1_1")).name == "first"
     assert await subject.store.read_job("acme_1_2") is None
+
+
+async def test_of_many_jobs_created_at_once_only_those_that_exist_are_refused(subject: Subject) -> None:
+    await subject.store.create_job(job(3, name="first"))
+    created = await asyncio.gather(
+        *(subject.store.create_job(job(number, name="second")) for number in (1, 2, 3, 4, 4))
+    )
+    assert created[:3] == [True, True, False]
+    assert sorted(created[3:]) == [False, True]
+    assert (await subject.store.read_job("acme_1_3")).name == "first"
+
+
+async def test_events_of_one_job_that_come_at_once_are_all_kept(subject: Subject) -> None:
+    await asyncio.gather(*(subject.store.merge_job(event) for event in events() * 2))
+    found = await subject.store.read_job("acme_1_1")
+    assert (found.state, found.conclusion, found.runner.name) == (JobState.COMPLETED, "success", "ry-1")
 
 
 def events() -> list[WorkflowJob]:

@@ -24,6 +24,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.installations: dict[str, dict[str, Any]] = {}
+        self._installations_read: dict[str, dict[str, Any]] = {}
         self.hosts: dict[str, Host] = {}
         self.ledgers: dict[str, tuple[dict[str, Any], datetime]] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -38,15 +39,24 @@ class MemoryStore:
 
     async def read_installation(self, owner: str) -> Installation | None:
         fields = self.installations.get(installation_id(owner))
-        return None if fields is None else Installation.from_firestore(copy.deepcopy(fields))
+        if fields is None:
+            return None
+        self._installations_read[installation_id(owner)] = copy.deepcopy(fields)
+        return Installation.from_firestore(copy.deepcopy(fields))
 
     async def note_good_policy(self, owner: str, good: LastGood) -> None:
-        fields = self.installations[installation_id(owner)]
-        fields["lastGood"] = good.to_firestore()
-        fields.pop("lastError", None)
+        if self._is_as_read(owner):
+            fields = self.installations[installation_id(owner)]
+            fields["lastGood"] = good.to_firestore()
+            fields.pop("lastError", None)
 
     async def note_policy_error(self, owner: str, error: LastError) -> None:
-        self.installations[installation_id(owner)]["lastError"] = error.to_firestore()
+        if self._is_as_read(owner):
+            self.installations[installation_id(owner)]["lastError"] = error.to_firestore()
+
+    def _is_as_read(self, owner: str) -> bool:
+        key = installation_id(owner)
+        return self._installations_read.get(key) in (None, self.installations[key])
 
     async def list_hosts(self, pool: str) -> tuple[Host, ...]:
         return tuple(host for host in self.hosts.values() if host.pool == pool)
