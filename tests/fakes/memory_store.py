@@ -31,6 +31,8 @@ class MemoryStore:
         self.runners: dict[str, dict[str, Any]] = {}
         self.commits = 0
         """ledger commits that landed"""
+        self.documents_read = 0
+        """ledgers and jobs that admission has asked for"""
         self.before_commit: Callable[[], None] | None = None
         """called before each ledger commit is tried; may raise, or change what is stored"""
         self.after_commit: Callable[[], None] | None = None
@@ -65,6 +67,7 @@ class MemoryStore:
         self, pool: str, job_keys: Sequence[str]
     ) -> tuple[Ledger, datetime | None, Mapping[str, WorkflowJob]]:
         await asyncio.sleep(0)
+        self.documents_read += 1 + len(job_keys)
         fields, version = self.ledgers.get(pool, ({}, None))
         known = {key: WorkflowJob.from_firestore(self.jobs[key]) for key in job_keys if key in self.jobs}
         return Ledger.from_firestore(copy.deepcopy(fields)), version, known

@@ -7,7 +7,7 @@ import pytest
 
 from functions.admission.group import Admission, Settled
 from functions.admission.requests import Applied, Decided, Known, Release
-from functions.documents.errors import StoreUnavailable
+from functions.documents.errors import Moved, StoreUnavailable
 from functions.routing.policy import Policy
 from tests.fakes.examples import NOW, admit, host, policy, policy_document
 from tests.fakes.memory_store import MemoryStore, lose_every
@@ -58,20 +58,32 @@ async def test_a_lost_answer_is_found_to_be_our_own_write() -> None:
     assert store.commits == 1
 
 
-async def test_a_lost_answer_is_ours_although_somebody_has_written_since() -> None:
+@pytest.mark.parametrize("error", [StoreUnavailable("no answer"), Moved("sent again by the library: it exists")])
+async def test_a_lost_answer_is_ours_although_somebody_has_written_since(error: Exception) -> None:
     store = MemoryStore()
     (admission, other) = admissions(store, 2)
 
     def lose_after_another_commit() -> None:
         store.after_commit = None
-        fields, version = store.ledgers["default"]
-        store.ledgers["default"] = (fields | {"token": "another's"}, version)
-        raise StoreUnavailable("the answer was lost")
+        fields, _ = store.ledgers["default"]
+        store.ledgers["default"] = (fields | {"token": "another's"}, store._tick())
+        raise error
 
     store.after_commit = lose_after_another_commit
     assert is_admitted(await admission.submit(admit(1)))
     assert isinstance((await other.submit(admit(1))).result, Known)
     assert len(store.ledger().leases) == 1
+
+
+async def test_a_lost_race_costs_one_read_however_many_jobs_have_lost_it() -> None:
+    store = MemoryStore()
+    slow, fast = admissions(store, 2)
+    await slow.submit(admit(1))
+    await fast.submit(admit(2))
+    store.documents_read = 0
+    results = await asyncio.gather(*(slow.submit(admit(number)) for number in range(10, 50)))
+    assert all(isinstance(settled.result, Decided) for settled in results)
+    assert store.documents_read == 1
 
 
 @pytest.mark.parametrize("every", [2, 3])
