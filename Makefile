@@ -30,6 +30,11 @@ test-emulator: ## only what needs the Firestore emulator
 	@scripts/setup venv system
 	$(PYTEST) tests/contract
 
+.PHONY: bench
+bench: ## measure: all of benchmarks/, or one with NAME=routing; exit code 1 when a target is missed
+	@scripts/setup venv system
+	@$(PYTHON) -m benchmarks $(NAME)
+
 .PHONY: lint
 lint: setup ## format, lint, types, import contracts; changes nothing
 	.venv/bin/ruff format --check .
