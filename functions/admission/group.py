@@ -25,6 +25,8 @@ SPACING_S = 0.25
 """between commits when a pool is busy: one document takes only so many writes a second"""
 CREDIT = 20
 """commits that may follow each other without spacing after a quiet time: a matrix of 500 jobs takes fewer"""
+UNHURRIED_S = 1.0
+"""for which the news of jobs that have begun or ended gathers while nobody waits for a place: fewer writes for a job"""
 MOST_ATTEMPTS = 8
 
 
@@ -82,13 +84,15 @@ class _Waiting:
 class Admission:
     """The exact ledger of one pool, as seen from one process."""
 
-    def __init__(self, pool: str, store: LedgerStore, now: Callable[[], datetime]):
+    def __init__(self, pool: str, store: LedgerStore, now: Callable[[], datetime], unhurried_s: float = UNHURRIED_S):
         self._pool = pool
         self._store = store
         self._now = now
         self._snapshot: LedgerSnapshot | None = None
         self._waiting: list[_Waiting] = []
         self._committer: asyncio.Task[None] | None = None
+        self._unhurried_s = unhurried_s
+        self._hurry = asyncio.Event()
         self._credit = float(CREDIT)
         self._credited_at = 0.0
 
@@ -101,6 +105,8 @@ class Admission:
         """
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
+        if self._is_urgent(request):
+            self._hurry.set()
         if self._committer is None or self._committer.done():
             self._committer = asyncio.create_task(self._commit_groups())
         return await waiting.done
@@ -109,6 +115,7 @@ class Admission:
         # Requests that came in the same turn of the loop gather first.
         await asyncio.sleep(0)
         while self._waiting:
+            await self._wait_for_others()
             await self._take_credit()
             group = [waiting for waiting in self._waiting[:MOST_IN_A_GROUP] if not waiting.done.cancelled()]
             del self._waiting[:MOST_IN_A_GROUP]
@@ -121,6 +128,19 @@ class Admission:
                         waiting.done.set_exception(error)
             else:
                 _hand_out(group, plan)
+
+    async def _wait_for_others(self) -> None:
+        """Lets what has time gather, until something comes that has not."""
+        if not any(self._is_urgent(waiting.request) for waiting in self._waiting):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._unhurried_s)
+        self._hurry.clear()
+
+    def _is_urgent(self, request: Request) -> bool:
+        """Whether somebody waits for what it does: a place that comes free is of use to those who wait for one."""
+        if not isinstance(request, Start | Release | Forget):
+            return True
+        return self._snapshot is None or bool(self._snapshot.ledger.queue)
 
     async def _take_credit(self) -> None:
         loop = asyncio.get_running_loop()

@@ -252,7 +252,7 @@ async def test_several_instances_admit_exactly_and_hand_every_place_on(subject: 
     document["scale_sets"]["ci"]["max_runners"] = 7
     rules = policy(**document)
     await subject.put("hosts", "host-1", host(cpus=1000, gib=4000).to_firestore())
-    instances = [Admission("default", subject.store, lambda: NOW) for _ in range(3)]
+    instances = [Admission("default", subject.store, lambda: NOW, unhurried_s=0) for _ in range(3)]
     first = await asyncio.gather(*(instances[n % 3].submit(admit(n, rules=rules)) for n in range(40)))
     jobs = [s.result.job for s in first if isinstance(s.result, Decided)]
     names = [job.reservation.runner_name for job in jobs if job.reservation is not None]

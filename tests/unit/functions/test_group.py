@@ -22,7 +22,7 @@ def places(count: int) -> Policy:
 def admissions(store: MemoryStore, count: int = 1) -> list[Admission]:
     """Several function instances on one store with one large host."""
     store.hosts = {"host-1": host(cpus=1000, gib=4000)}
-    return [Admission("default", store, lambda: NOW) for _ in range(count)]
+    return [Admission("default", store, lambda: NOW, unhurried_s=0) for _ in range(count)]
 
 
 def is_admitted(settled: Settled) -> bool:
@@ -118,6 +118,31 @@ async def test_a_release_is_never_concluded_from_an_old_snapshot() -> None:
     second = runner_of(await new.submit(admit(2)))
     assert (await old.submit(Release(second))).result == Applied(True)
     assert set(store.ledger().leases) == {first}
+
+
+async def test_the_news_of_jobs_that_have_ended_gathers_until_a_job_comes_that_needs_a_place() -> None:
+    store = MemoryStore()
+    admissions(store)
+    admission = Admission("default", store, lambda: NOW, unhurried_s=3600)
+    names = [runner_of(await admission.submit(admit(number))) for number in (1, 2)]
+    store.commits = 0
+    releases = [asyncio.create_task(admission.submit(Release(name))) for name in names]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert store.commits == 0
+    await admission.submit(admit(3))
+    assert [settled.result for settled in await asyncio.gather(*releases)] == [Applied(True), Applied(True)]
+    assert store.commits == 1
+
+
+async def test_while_jobs_wait_for_a_place_one_that_comes_free_is_given_away_at_once() -> None:
+    store = MemoryStore()
+    admissions(store)
+    admission = Admission("default", store, lambda: NOW, unhurried_s=3600)
+    name = runner_of(await admission.submit(admit(1, rules=places(1))))
+    await admission.submit(admit(2, rules=places(1)))
+    settled = await admission.submit(Release(name))
+    assert [promotion.job_key for promotion in settled.todo.promotions] == ["acme_1_2"]
 
 
 async def test_a_release_that_comes_twice_frees_once() -> None:
