@@ -21,6 +21,7 @@ from .admission.group import Admission, Settled
 from .admission.requests import Request as AdmissionRequest
 from .documents.errors import StoreRefused, StoreUnavailable
 from .documents.firestore import FirestoreStore
+from .documents.in_force import Standing
 from .github.client import GitHubClient
 from .log import canonical, configure_logging
 from .settings import Settings, read_settings
@@ -145,12 +146,25 @@ async def _serve(name: str, request: Request, work: Work, fields: Mapping[str, s
     started, github = time.monotonic(), watch_github()
     status, body = await _answer(request, work)
     duration_ms = round((time.monotonic() - started) * 1000, 1)
-    level = logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO
     canonical(
-        _log, level, name, status=status, duration_ms=duration_ms, github_ms=github.milliseconds, **fields, **body
+        _log,
+        _level_of(status, body),
+        name,
+        status=status,
+        duration_ms=duration_ms,
+        github_ms=github.milliseconds,
+        **fields,
+        **body,
     )
     timing = {"Server-Timing": f"total;dur={duration_ms}, github;dur={github.milliseconds}"}
     return JSONResponse(body, status, timing | _HEADERS.get(status, {}))
+
+
+def _level_of(status: int, body: Mapping[str, Any]) -> int:
+    if status >= 500:
+        return logging.ERROR
+    is_policy_broken = body.get("policy") in {Standing.LAST_GOOD, Standing.NONE}
+    return logging.WARNING if status >= 400 or is_policy_broken else logging.INFO
 
 
 async def _answer(request: Request, work: Work) -> tuple[int, dict[str, Any]]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from ..routing.classify import CompiledPolicy
@@ -11,6 +12,17 @@ from ..routing.policy import PolicyError, parse_policy
 from .installation import Installation, LastError, LastGood
 
 _PROBLEMS_SHOWN = 50
+
+
+class Standing(StrEnum):
+    """Which policy decides. Log lines carry it, and metrics count it: the words stay as they are."""
+
+    NEWEST = "newest"
+    """the one in the document"""
+    LAST_GOOD = "last_good"
+    """the one in the document is broken: an earlier one"""
+    NONE = "none"
+    """the one in the document is broken, and there is no earlier one"""
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,12 @@ class InForce:
     """to be written: this policy is new, and valid"""
     note_error: LastError | None = None
     """to be written: this edit is new, and broken"""
+
+    @property
+    def standing(self) -> Standing:
+        if self.policy is None:
+            return Standing.NONE
+        return Standing.LAST_GOOD if self.problems else Standing.NEWEST
 
 
 class PolicyInForce:

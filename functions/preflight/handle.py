@@ -1,7 +1,7 @@
 """A workflow asks which labels its next jobs should use: places here, set aside for it, or GitHub's own runners."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Protocol
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..admission.group import Settled
 from ..admission.requests import Promise, Promised, Request
-from ..documents.in_force import PolicyInForce
+from ..documents.in_force import PolicyInForce, Standing
 from ..documents.installation import Installation, has_policy
 from ..github.oidc import WorkflowClaims
 from ..routing.classify import CompiledPolicy, Match
@@ -62,9 +62,12 @@ class Answer:
     outcome: Outcome
     runs_on: tuple[str, ...]
     reason: str
+    policy: Standing | None = None
+    """None where there is none to ask"""
 
     def to_json(self) -> dict[str, Any]:
-        return {"outcome": self.outcome, "runs_on": list(self.runs_on), "reason": self.reason}
+        policy = {} if self.policy is None else {"policy": self.policy}
+        return {"outcome": self.outcome, "runs_on": list(self.runs_on), "reason": self.reason} | policy
 
 
 _WITHOUT_ROOM = {
@@ -130,9 +133,14 @@ class PreflightHandler:
         installation = await self._store.read_installation(claims.owner)
         if installation is None or not has_policy(installation):
             return Answer(Outcome.GITHUB_HOSTED, _HOSTED, f"no policy for {claims.owner}")
-        policy = self._policies.resolve(claims.owner, installation, self._now()).policy
-        if policy is None:
-            return Answer(Outcome.GITHUB_HOSTED, _HOSTED, f"the policy of {claims.owner} is not valid")
+        in_force = self._policies.resolve(claims.owner, installation, self._now())
+        if in_force.policy is None:
+            answer = Answer(Outcome.GITHUB_HOSTED, _HOSTED, f"the policy of {claims.owner} is not valid")
+        else:
+            answer = await self._ask(claims, question, in_force.policy)
+        return replace(answer, policy=in_force.standing)
+
+    async def _ask(self, claims: WorkflowClaims, question: Question, policy: CompiledPolicy) -> Answer:
         hosted = policy.policy.overflow.hosted_labels if policy.policy.overflow is not None else _HOSTED
         matches = [policy.classify(facts) for facts in _facts_of(claims, question)]
         ours = [match for match in matches if match is not None]

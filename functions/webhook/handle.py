@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ..admission.requests import Admit, Applied, Decided, Forget, Known, Release, Request, Start
 from ..admission.terms import Account, plan_runner, plan_switch, plan_warm_supply
-from ..documents.in_force import PolicyInForce
+from ..documents.in_force import PolicyInForce, Standing
 from ..documents.installation import Installation, LastError, LastGood, has_policy
 from ..documents.lifecycle import JobState
 from ..documents.runner_name import RunnerName, read_runner_name
@@ -56,6 +56,8 @@ class Reply:
     job: str | None = None
     runner: str | None = None
     rule: str | None = None
+    policy: Standing | None = None
+    """None where no policy was asked"""
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class Reply:
             "job": self.job,
             "runner": self.runner,
             "rule": self.rule or None,
+            "policy": self.policy,
             "warnings": list(self.warnings) or None,
         }
         return {name: value for name, value in fields.items() if value is not None}
@@ -117,9 +120,10 @@ class WebhookHandler:
         warnings = tuple(f"policy not in force: {problem}" for problem in in_force.problems)
         if in_force.policy is None:
             reason = f"the policy of {event.owner} is not valid, and there is no earlier one"
-            return (await self._ignore(job, reason)).warning(*warnings)
-        reply = await self._route(event, job, in_force.policy, in_force.revision)
-        return reply.warning(*warnings)
+            reply = await self._ignore(job, reason)
+        else:
+            reply = await self._route(event, job, in_force.policy, in_force.revision)
+        return replace(reply.warning(*warnings), policy=in_force.standing)
 
     async def _note_edit(self, owner: str, good: LastGood | None, error: LastError | None) -> None:
         if good is not None:

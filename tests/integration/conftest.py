@@ -38,6 +38,7 @@ class WebhookClient:
         event: str = "workflow_job",
         secret: str | None = None,
         headers: dict[str, str] | None = None,
+        url: str | None = None,
     ) -> httpx.Response:
         """Signs and posts a payload: bytes as they are, anything else as JSON."""
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
@@ -48,10 +49,12 @@ class WebhookClient:
             "X-GitHub-Delivery": str(uuid.uuid4()),
             "X-Hub-Signature-256": signature,
         }
-        return self.post(body, standard | (headers or {}))
+        return self.post(body, standard | (headers or {}), url=url)
 
-    def post(self, body: bytes, headers: dict[str, str], method: str = "POST") -> httpx.Response:
-        return self._http.request(method, self.stack.function_url, content=body, headers=headers)
+    def post(
+        self, body: bytes, headers: dict[str, str], method: str = "POST", url: str | None = None
+    ) -> httpx.Response:
+        return self._http.request(method, url or self.stack.function_url, content=body, headers=headers)
 
     def close(self) -> None:
         self._http.close()

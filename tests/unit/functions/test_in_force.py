@@ -98,6 +98,24 @@ def test_without_a_usable_last_good_policy_none_decides(good: LastGood | None) -
     assert in_force.problems == PROBLEMS
 
 
+@pytest.mark.parametrize(
+    ("document", "good", "standing"),
+    [
+        (NEW, None, "newest"),
+        (NEW, OLD_GOOD, "newest"),
+        (BROKEN, OLD_GOOD, "last_good"),
+        (BROKEN, None, "none"),
+        (BROKEN, LastGood(policy={"version": 0}), "none"),
+    ],
+    ids=["the first", "an edit", "a broken edit", "broken from the start", "an earlier one that is no longer valid"],
+)
+def test_which_policy_decides_is_told_in_words_that_metrics_count(
+    document: Any, good: LastGood | None, standing: str
+) -> None:
+    installation = Installation(policy=document, last_good=good)
+    assert PolicyInForce().resolve("acme", installation, NOW).standing == standing
+
+
 def test_no_policy_has_no_revision() -> None:
     assert resolve(BROKEN).revision == 0
 
