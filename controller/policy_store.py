@@ -5,16 +5,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from google.api_core.retry import Retry
 from google.cloud import firestore
 
 from functions.documents import host, installation, ledger, workflow_job
-from functions.documents.firestore import translated_errors
+from functions.documents.firestore import TRANSIENT, translated_errors
 from functions.documents.host import Host
 from functions.documents.installation import Installation, installation_id
 from functions.documents.ledger import Ledger
 from functions.documents.workflow_job import WorkflowJob
 
 REVISIONS = "policyRevisions"
+_TIMEOUT_S = 10.0
+"""for one call with its retries: somebody sits before it. The library's own patience is five minutes."""
+_PATIENCE: Any = {
+    "retry": Retry(predicate=lambda error: isinstance(error, TRANSIENT), initial=0.2, maximum=2, timeout=_TIMEOUT_S),
+    "timeout": _TIMEOUT_S,
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class PolicyStore:
 
     def read(self, org: str) -> Installation | None:
         with translated_errors():
-            snapshot = self._installation(org).get()
+            snapshot = self._installation(org).get(**_PATIENCE)
         return Installation.from_firestore(snapshot.to_dict() or {}) if snapshot.exists else None
 
     def push(self, org: str, policy: Mapping[str, Any], who: str, message: str) -> int:
@@ -49,7 +56,7 @@ class PolicyStore:
         """
         reference = self._installation(org)
         with translated_errors():
-            snapshot = reference.get()
+            snapshot = reference.get(**_PATIENCE)
             found = Installation.from_firestore(snapshot.to_dict() or {}) if snapshot.exists else Installation()
             number = found.revision + 1
             batch = self._client.batch()
@@ -61,40 +68,47 @@ class PolicyStore:
                 batch.create(reference, fields)
             entry = {"policy": dict(policy), "who": who, "at": datetime.now(UTC), "message": message}
             batch.set(reference.collection(REVISIONS).document(str(number)), entry)
-            batch.commit()
+            batch.commit(**_PATIENCE)
         return number
 
     def list_revisions(self, org: str) -> list[Revision]:
         """Newest first."""
         with translated_errors():
-            snapshots = list(self._installation(org).collection(REVISIONS).stream())
+            snapshots = list(self._installation(org).collection(REVISIONS).stream(**_PATIENCE))
         return sorted((_revision(snapshot) for snapshot in snapshots), key=lambda revision: -revision.number)
 
     def read_revision(self, org: str, number: int) -> Revision | None:
         with translated_errors():
-            snapshot = self._installation(org).collection(REVISIONS).document(str(number)).get()
+            snapshot = self._installation(org).collection(REVISIONS).document(str(number)).get(**_PATIENCE)
         return _revision(snapshot) if snapshot.exists else None
 
     def list_hosts(self) -> list[Host]:
         """All hosts, dead ones too."""
         with translated_errors():
-            return [Host.from_firestore(s.to_dict() or {}) for s in self._client.collection(host.COLLECTION).stream()]
+            return [
+                Host.from_firestore(s.to_dict() or {})
+                for s in self._client.collection(host.COLLECTION).stream(**_PATIENCE)
+            ]
 
     def read_ledger(self, pool: str) -> Ledger:
         with translated_errors():
-            snapshot = self._client.collection(ledger.COLLECTION).document(pool).get()
+            snapshot = self._client.collection(ledger.COLLECTION).document(pool).get(**_PATIENCE)
         return Ledger.from_firestore(snapshot.to_dict() or {})
 
     def list_recent_jobs(self, org: str, most: int) -> list[WorkflowJob]:
-        """The newest jobs of an organization."""
+        """The newest jobs of an organization, however its login is spelt."""
+        jobs = self._client.collection(workflow_job.COLLECTION)
+        begin = jobs.document(f"{installation_id(org)}_")
+        with translated_errors():
+            any_job = jobs.where(filter=firestore.FieldFilter("__name__", ">=", begin)).limit(1).get(**_PATIENCE)
+        spelt = [snapshot.get("org") for snapshot in any_job if snapshot.id.startswith(begin.id)]
         query = (
-            self._client.collection(workflow_job.COLLECTION)
-            .where(filter=firestore.FieldFilter("org", "==", org))
+            jobs.where(filter=firestore.FieldFilter("org", "==", spelt[0] if spelt else org))
             .order_by("phases.queuedAt", direction=firestore.Query.DESCENDING)
             .limit(most)
         )
         with translated_errors():
-            return [WorkflowJob.from_firestore(snapshot.to_dict() or {}) for snapshot in query.stream()]
+            return [WorkflowJob.from_firestore(snapshot.to_dict() or {}) for snapshot in query.stream(**_PATIENCE)]
 
     def close(self) -> None:
         self._client.close()  # type: ignore[no-untyped-call]

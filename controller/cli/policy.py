@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from functions.admission.books import Books
+from functions.admission.terms import limits_of, scale_set_key
 from functions.documents.errors import Moved, StoreRefused, StoreUnavailable
 from functions.documents.host import Host
 from functions.routing.advice import advise
-from functions.routing.capacity import NOTHING, Capacity, Limits, Size, find_shortage
+from functions.routing.capacity import Size, find_shortage
 from functions.routing.classify import CompiledPolicy, Match
 from functions.routing.evaluate import decide_without_room
 from functions.routing.job import JobFacts, Trust
@@ -102,6 +104,8 @@ def history(org: _Org, project: _Project, database: _Database = "(default)", as_
     """List the accepted revisions, newest first."""
     with _store(project, database) as store:
         revisions = store.list_revisions(org)
+    if not revisions:
+        _fail(f"{org} has no revisions: runyard policy push FILE --org {org}")
     if as_json:
         rows = [{"revision": r.number, "at": r.at.isoformat(), "who": r.who, "message": r.message} for r in revisions]
         _print_json(rows)
@@ -170,27 +174,23 @@ def explain_command(
     _out.print(f"→ scale set {match.scale_set_name}, strategy {match.route.strategy}")
     if org and project:
         with _store(project, database) as store:
-            _explain_capacity(store, policy.policy, match, size, job)
+            _explain_capacity(store, org, policy.policy, match, job)
 
 
-def _explain_capacity(store: PolicyStore, policy: Policy, match: Match, size: Size, job: JobFacts) -> None:
-    pool = match.scale_set.pool
+def _explain_capacity(store: PolicyStore, org: str, policy: Policy, match: Match, job: JobFacts) -> None:
+    pool, key = match.scale_set.pool, scale_set_key(org, match.scale_set_name)
     ledger = store.read_ledger(pool)
-    hosts = [host for host in _alive(store.list_hosts()) if host.pool == pool]
-    ours = [lease for lease in ledger.leases.values() if lease.scale_set == match.scale_set_name]
-    capacity = Capacity(
-        hosts=tuple(host.size for host in hosts),
-        reserved=sum((lease.size for lease in ledger.leases.values()), NOTHING),
-        places_taken=len(ours),
-        places_of_repository=sum(lease.repository == job.repository for lease in ours),
-        held=sum(waiting.scale_set == match.scale_set_name for waiting in ledger.queue.values()),
-    )
+    hosts = {host.host_id: host.size for host in _alive(store.list_hosts()) if host.pool == pool}
+    books = Books(ledger, hosts)
+    capacity = books.capacity(key, job.repository)
     _out.print(
         f"→ pool {pool}: {len(hosts)} hosts alive, {capacity.free} free; {capacity.places_taken} of "
         f"{match.scale_set.max_runners} places taken, {capacity.held} jobs waiting"
     )
-    limits = Limits(match.scale_set.max_runners, match.scale_set.per_repository)
-    shortage = find_shortage(size, match.scale_set_name, limits, capacity)
+    shortage = books.find_pause(key, datetime.now(UTC)) if key in ledger.limits else None
+    if shortage is None:
+        size = Size(match.profile.cpu_millis, match.profile.memory_bytes)
+        shortage = find_shortage(size, match.scale_set_name, limits_of(match.scale_set), capacity)
     if shortage is None:
         _out.print("→ [green]self_hosted[/green]: there is room")
         return
@@ -225,6 +225,8 @@ def replay_command(
                 before = _compiled(Path(org), _current(store, org))
             if payloads is None:
                 jobs = [_recorded(job) for job in store.list_recent_jobs(org, last)]
+    if not jobs:
+        _fail(f"there are no queued jobs in {payloads}" if payloads is not None else f"{org} has had no jobs yet")
     changes = replay(before, after, jobs, minutes * 60)
     if as_json:
         _print_json(

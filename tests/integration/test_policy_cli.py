@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import time
 from collections import UserDict
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from typer.testing import CliRunner, Result
 
 from controller.__main__ import app
 from controller.policy_store import PolicyStore
+from functions.admission.group import Admission
 from functions.documents.errors import Moved
+from functions.documents.firestore import FirestoreStore
+from functions.documents.workflow_job import Phases
 from tests.fakes import examples
 
 ROOT = Path(__file__).parent.parent.parent
@@ -204,6 +209,117 @@ def test_explain_looks_up_what_is_free(draft: Path, place: tuple[str, ...], proj
     result = runyard("explain", *place, "--labels", "ci")
     assert "→ pool default: 0 hosts alive" in result.stdout
     assert "→ held: no host of its pool is alive" in result.stdout
+
+
+async def test_explain_sees_the_places_that_are_taken_and_the_jobs_that_wait(
+    draft: Path, place: tuple[str, ...], project: str, tmp_path: Path
+) -> None:
+    """What it counts is what the function has written, for this organization and no other in the same pool."""
+    runyard("push", draft, *place)
+    store = FirestoreStore(project)
+    document = examples.host(cpus=4, gib=32, lease_until=datetime.now(UTC) + timedelta(minutes=1))
+    firestore.Client(project=project).document("hosts/host-1").set(document.to_firestore())
+    admission = Admission("default", store, lambda: datetime.now(UTC))
+    await admission.submit(examples.admit(1, org="Acme", repository="Acme/app"))
+    await admission.submit(examples.admit(2, org="Other", repository="Other/app"))
+    await admission.submit(examples.admit(3, "large", org="Acme", repository="Acme/app"))
+    result = runyard("explain", *place, "--labels", "ci", "--name", "large")
+    assert "→ pool default: 1 hosts alive, 2 CPUs and 28g free; 1 of 10 places taken, 1 jobs waiting" in result.stdout
+    assert "→ held: it needs 4 CPUs and 8g, and its pool has 2 CPUs and 28g left" in result.stdout
+    assert "→ self_hosted: there is room" in runyard("explain", *place, "--labels", "ci").stdout
+
+
+async def test_replay_finds_an_organizations_jobs_however_its_login_is_spelt(
+    draft: Path, place: tuple[str, ...], project: str, tmp_path: Path
+) -> None:
+    runyard("push", draft, *place)
+    store = FirestoreStore(project)
+    now = datetime.now(UTC)
+    for number in range(3):
+        await store.create_job(examples.job(number, org="Acme", phases=Phases(queued_at=now)))
+    await store.create_job(examples.job(9, org="Acmeother", phases=Phases(queued_at=now)))
+    larger = write(tmp_path / "larger.yaml", default_profile="large")
+    for login in ("Acme", "acme"):
+        result = runyard("replay", larger, "--org", login, "--project", project)
+        assert result.exit_code == 1
+        assert "3 of 3 decisions change" in result.stdout
+
+
+# Exit codes: 0 all is well; 1 it is not (errors, differences); 2 nothing could be found out or done
+
+
+def test_exit_codes_of_what_needs_only_files(draft: Path, tmp_path: Path) -> None:
+    broken, missing = write(tmp_path / "broken.yaml", default_profile="smal"), tmp_path / "missing.yaml"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    compare = ("--against", draft, "--payloads", PAYLOADS)
+    codes = {
+        ("validate", draft): 0,
+        ("validate", broken): 1,
+        ("validate", missing): 2,
+        ("explain", draft, "--labels", "ci"): 0,
+        ("explain", draft, "--labels", "nobody's"): 0,
+        ("explain", broken, "--labels", "ci"): 1,
+        ("explain", missing): 2,
+        ("explain",): 2,
+        ("explain", draft, "--payload", PAYLOADS / "ping.app.octokit.json"): 2,
+        ("replay", draft, *compare): 0,
+        ("replay", broken, *compare): 1,
+        ("replay", missing, *compare): 2,
+        ("replay", draft): 2,
+        ("replay", draft, "--against", draft, "--payloads", empty): 2,
+        ("schema",): 0,
+    }
+    assert {arguments: runyard(*arguments).exit_code for arguments in codes} == codes
+
+
+def test_exit_codes_of_what_needs_firestore(draft: Path, tmp_path: Path, place: tuple[str, ...]) -> None:
+    broken, other = (
+        write(tmp_path / f"{name}.yaml", default_profile=profile) for name, profile in (("b", "smal"), ("o", "large"))
+    )
+    steps = [
+        (("pull", *place), 2),
+        (("history", *place), 2),
+        (("rollback", 1, *place), 2),
+        (("explain", "--labels", "ci", *place), 2),
+        (("replay", draft, *place), 2),
+        (("diff", draft, *place), 1),
+        (("push", broken, *place), 1),
+        (("push", tmp_path / "missing.yaml", *place), 2),
+        (("push", draft, *place), 0),
+        (("pull", *place), 0),
+        (("history", *place), 0),
+        (("diff", draft, *place), 0),
+        (("diff", other, *place), 1),
+        (("diff", tmp_path / "missing.yaml", *place), 2),
+        (("rollback", 1, *place), 0),
+        (("rollback", 99, *place), 2),
+        (("explain", "--labels", "ci", *place), 0),
+        (("replay", draft, *place), 2),
+    ]
+    assert [(arguments, runyard(*arguments).exit_code) for arguments, _ in steps] == steps
+
+
+def test_a_revision_that_this_version_cannot_read_is_not_brought_back(
+    draft: Path, place: tuple[str, ...], project: str
+) -> None:
+    runyard("push", draft, *place)
+    revision = firestore.Client(project=project).document("installations/acme/policyRevisions/1")
+    revision.update({"policy.version": 99})
+    result = runyard("rollback", 1, *place)
+    assert result.exit_code == 2
+    assert "revision 1 is not valid for this version of Runyard" in result.stderr
+
+
+def test_when_firestore_is_away_a_command_says_so_before_anybody_gives_up_waiting(
+    draft: Path, place: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:9")
+    started = time.monotonic()
+    result = runyard("push", draft, *place)
+    assert result.exit_code == 2
+    assert "Firestore does not answer" in result.stderr
+    assert time.monotonic() - started < 30
 
 
 def test_without_a_project_the_way_out_is_told(draft: Path) -> None:
