@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from .containers import DockerEngine
 from .errors import EngineUnavailable
 from .firewall import Firewall
-from .networks import BridgePlan, NoBridgeLeft, lowest_free_slot, plan_bridge
+from .networks import BridgePlan, BridgeTaken, NoBridgeLeft, lowest_free_slot, plan_bridge
 
 _log = logging.getLogger("runyard.controller")
+_MOST_FOREIGN = 64
+"""bridges that somebody else has; with more, the whole range is probably not ours"""
 
 
 class Bridges:
@@ -26,6 +28,8 @@ class Bridges:
         self._spare = spare
         self._used: set[int] = set()
         self._idle: set[int] = set()
+        self._foreign: set[int] = set()
+        """slots whose names or addresses somebody else uses"""
         self._filling: set[asyncio.Task[None]] = set()
 
     def plan(self, slot: int) -> BridgePlan:
@@ -87,16 +91,23 @@ class Bridges:
         self._idle.add(slot)
 
     async def _make(self) -> int:
-        slot = lowest_free_slot(self._used | self._idle)
-        plan = self.plan(slot)
-        self._used.add(slot)
-        try:
-            await asyncio.to_thread(self._engine.create_bridge, plan)
-            await asyncio.to_thread(self._firewall.switch_off_ipv6, plan.interface)
-        except BaseException:
-            self._used.discard(slot)
-            raise
-        return slot
+        while len(self._foreign) <= _MOST_FOREIGN:
+            slot = lowest_free_slot(self._used | self._idle | self._foreign)
+            plan = self.plan(slot)
+            self._used.add(slot)
+            try:
+                await asyncio.to_thread(self._engine.create_bridge, plan)
+                await asyncio.to_thread(self._firewall.switch_off_ipv6, plan.interface)
+            except BridgeTaken as error:
+                self._used.discard(slot)
+                self._foreign.add(slot)
+                _log.warning("bridge %s is left to somebody else: %s", plan.name, error)
+            except BaseException:
+                self._used.discard(slot)
+                raise
+            else:
+                return slot
+        raise NoBridgeLeft(f"networks of somebody else use {self._network}: give network.range addresses of its own")
 
     async def _remove(self, slot: int) -> None:
         await asyncio.to_thread(self._engine.remove_bridge, self.plan(slot).name)

@@ -20,7 +20,7 @@ from functions.routing.capacity import Size
 
 from .container_spec import CPU_PERIOD_US, LABEL, ContainerSpec
 from .errors import CannotResize, CannotStart, ContainerGone, EngineUnavailable
-from .networks import BridgePlan
+from .networks import BridgePlan, BridgeTaken
 
 _log = logging.getLogger("runyard.docker")
 _CALL_TIMEOUT_S = 60
@@ -92,22 +92,32 @@ class DockerEngine:
             self._api.close()
 
     def create_bridge(self, plan: BridgePlan) -> None:
-        """Makes a runner's network, if it is not there."""
+        """Makes a runner's network, if it is not there.
+
+        Raises:
+            BridgeTaken: somebody else's network has its name, its interface or its addresses.
+            EngineUnavailable: the engine does not answer.
+        """
         with self._translated():
             api = self._client()
             if any(network["Name"] == plan.name for network in self._networks()):
                 return
-            api.create_network(
-                plan.name,
-                driver="bridge",
-                internal=True,
-                check_duplicate=True,
-                labels={LABEL + "host": self._host_id, LABEL + "slot": str(plan.slot)},
-                options={"com.docker.network.bridge.name": plan.interface},
-                ipam=docker.types.IPAMConfig(
-                    pool_configs=[docker.types.IPAMPool(subnet=plan.subnet, gateway=plan.gateway)]
-                ),
-            )
+            pool = docker.types.IPAMPool(subnet=plan.subnet, gateway=plan.gateway)
+            try:
+                api.create_network(
+                    plan.name,
+                    driver="bridge",
+                    internal=True,
+                    check_duplicate=True,
+                    labels={LABEL + "host": self._host_id, LABEL + "slot": str(plan.slot)},
+                    options={"com.docker.network.bridge.name": plan.interface},
+                    ipam=docker.types.IPAMConfig(pool_configs=[pool]),
+                )
+            except docker.errors.APIError as error:
+                # 409: the name; 403: the addresses, or the interface.
+                if error.status_code in {403, 409}:
+                    raise BridgeTaken(str(error.explanation)) from error
+                raise
 
     def remove_bridge(self, name: str) -> None:
         with self._translated(), suppress(docker.errors.NotFound):

@@ -1,6 +1,7 @@
 """Gives a running container the size of its job's profile, as the policy's `sizing` has it."""
 
 import asyncio
+import logging
 import time
 from dataclasses import replace
 
@@ -9,12 +10,13 @@ from functions.routing.capacity import Size
 from functions.routing.policy import NoRoom, SizingMode
 
 from .attribution import Egress
-from .cgroup import read_limits
+from .cgroup import Limits, read_limits
 from .containers import DockerEngine
 from .errors import CannotResize, ContainerGone, EngineUnavailable
 from .runners import LocalRunner, Runners
-from .sizing import Fit, Verdict, differs, find_memory_shortage, find_mismatch, unfit
+from .sizing import Fit, Verdict, differs, find_memory_shortage, find_mismatch, is_decided, park, unfit
 
+_log = logging.getLogger("runyard.gate")
 _TRY_AGAIN_S = 1.0
 
 
@@ -28,6 +30,8 @@ class Fitting:
     async def fit(self, runner: LocalRunner, job: WorkflowJob) -> Fit:
         """Fits a runner's container to its job; every way in which that can end is a verdict."""
         limits = read_limits(runner.pid)
+        if not is_decided(job):
+            return unfit(limits, "nobody has decided about this job yet: its webhooks are late", runner.sizing.on_error)
         if job.plan is None:
             reason = "no policy gives this job a profile: the container keeps its size"
             return Fit(Verdict.NOT_OURS, limits, limits, reason)
@@ -49,9 +53,10 @@ class Fitting:
         if (shortage := find_memory_shortage(limits, profile.memory_bytes)) is not None:
             return unfit(limits, shortage, rules.on_error)
         started = time.monotonic()
-        has_room = await self._runners.reserve(
-            runner.name, profile.size, rules.wait_s if rules.no_room is NoRoom.WAIT else 0
-        )
+        has_room = await self._runners.reserve(runner.name, profile.size, 0)
+        if not has_room and rules.no_room is NoRoom.WAIT and self._runners.could_ever_hold(profile.size):
+            await self._park(runner, limits)
+            has_room = await self._runners.reserve(runner.name, profile.size, rules.wait_s)
         room_ms = (time.monotonic() - started) * 1000
         if not has_room and rules.no_room is not NoRoom.OVERSUBSCRIBE:
             return Fit(Verdict.REFUSED, limits, limits, self._explain_shortage(profile, room_ms), room_ms)
@@ -64,9 +69,25 @@ class Fitting:
         verdict = Verdict.OVERSUBSCRIBED if fit.verdict is Verdict.RESIZED and not has_room else fit.verdict
         return replace(fit, verdict=verdict, before=limits, room_ms=room_ms)
 
+    async def _park(self, runner: LocalRunner, limits: Limits | None) -> None:
+        """A runner that waits for room needs next to none itself: what it has may let another one run.
+
+        Otherwise small runners that GitHub has given large jobs could wait for each other.
+        """
+        if limits is None:
+            return
+        size = park(runner.size, limits)
+        try:
+            await asyncio.to_thread(self._engine.resize, runner.container_id, size, runner.pids)
+        except (ContainerGone, CannotResize, EngineUnavailable) as error:
+            _log.warning("runner %s waits with all that it has: %s", runner.name, error)
+            return
+        self._runners.change(runner.name, size=size)
+        await self._runners.room_has_changed()
+
     def _explain_shortage(self, profile: RunnerProfile, waited_ms: float) -> str:
         ledger = self._runners.ledger
-        if not profile.size.fits_into(ledger.capacity):
+        if not self._runners.could_ever_hold(profile.size):
             return f"this host has {ledger.capacity} in all"
         return f"no room on this host within {waited_ms / 1000:.0f} s: {ledger.free} are left"
 

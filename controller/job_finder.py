@@ -14,6 +14,7 @@ from .errors import EngineUnavailable
 from .identity import NOT_KNOWN, Identity, identify, is_name_of
 from .runner_log import RunnerProgress, read_progress
 from .runners import LocalRunner
+from .sizing import is_decided
 
 _log = logging.getLogger("runyard.gate")
 _LOG_LINES = 200
@@ -45,14 +46,17 @@ class JobFinder:
         self._store = store
 
     async def find(self, runner: LocalRunner, run_id: int | None, run_attempt: int | None, within_s: float) -> Found:
-        """The job of a runner that has just started one; not known if it does not become known in time."""
+        """The job of a runner that has just started one, and of which the policy has said what it needs.
+
+        When that does not come about in time, what is known by then.
+        """
         deadline = time.monotonic() + within_s
         pause_s = _FIRST_LOOK_AGAIN_S
         found = Found()
         while True:
             try:
                 found = await self._look(runner, run_id, run_attempt)
-                if found.identity.job is not None:
+                if found.identity.job is not None and is_decided(found.identity.job):
                     return found
             except (StoreUnavailable, StoreRefused, EngineUnavailable) as error:
                 _log.warning("cannot look up the job of %s now: %s", runner.name, error)

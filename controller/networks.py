@@ -26,6 +26,10 @@ class NoBridgeLeft(Exception):
     """The range of addresses is used up."""
 
 
+class BridgeTaken(Exception):
+    """Somebody else has a network of this name or with these addresses."""
+
+
 def plan_bridge(network: ipaddress.IPv4Network, interface_prefix: str, slot: int) -> BridgePlan:
     """The bridge with a number.
 

@@ -183,11 +183,12 @@ class Runners:
             max(runner.size.cpu_millis, growing.cpu_millis), max(runner.size.memory_bytes, growing.memory_bytes)
         )
 
+    def could_ever_hold(self, size: Size) -> bool:
+        """Whether waiting can help."""
+        return size.fits_into(self._capacity)
+
     async def reserve(self, name: str, size: Size, within_s: float) -> bool:
         """Sets room aside for a runner that is to get another size; False when none came free in time."""
-        if not size.fits_into(self._capacity):
-            # Waiting cannot help, unless the runner has the size already.
-            within_s = 0
         try:
             async with asyncio.timeout(within_s), self.room_changed:
                 await self.room_changed.wait_for(lambda: self.ledger.has_room_for(name, size))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from functions.documents.workflow_job import RunnerProfile, SizingReceipt, WorkflowJob
+from functions.routing.capacity import Size
 from functions.routing.policy import OnError
 from functions.routing.units import format_memory
 
@@ -15,6 +16,7 @@ from .cgroup import Limits
 
 MEMORY_MARGIN_BYTES = 16 << 20
 """what a runner program needs on top of what it uses when its job starts"""
+_PARKED_CPU_MILLIS = 50
 _LEAST_CPU_MILLIS = 10
 """the engine takes no CPU quota below a millisecond in a period of 100"""
 _PAGE_BYTES = 4096
@@ -60,6 +62,18 @@ class Fit:
 def unfit(limits: Limits | None, reason: str, on_error: OnError) -> Fit:
     """What becomes of a job that cannot be sized."""
     return Fit(Verdict.KEPT if on_error is OnError.OPEN else Verdict.REFUSED, limits, limits, reason)
+
+
+def park(size: Size, limits: Limits) -> Size:
+    """What a runner needs that only waits: to keep its job at GitHub, and the memory that it uses."""
+    used = limits.memory_used_bytes
+    memory = size.memory_bytes if used is None else min(size.memory_bytes, used + MEMORY_MARGIN_BYTES)
+    return Size(min(size.cpu_millis, _PARKED_CPU_MILLIS), memory)
+
+
+def is_decided(job: WorkflowJob) -> bool:
+    """Whether the policy has said what the job needs, or that it needs nothing of ours."""
+    return job.plan is not None or job.decision is not None
 
 
 def find_mismatch(job: WorkflowJob, image: str, privileges: str) -> str | None:

@@ -4,7 +4,7 @@
 # not. Images differ in what they have, so whatever HTTP client is there is used. Without an answer, the policy decides.
 url="http://$RUNYARD_GATE/job-started"
 body="run_id=${GITHUB_RUN_ID:-}&run_attempt=${GITHUB_RUN_ATTEMPT:-}"
-wait_s=${RUNYARD_GATE_TIMEOUT:-300}
+wait_s=${RUNYARD_GATE_TIMEOUT:-700}
 
 # Each of these prints the answer's text and, on the last line, its status.
 

@@ -119,7 +119,7 @@ def _apply(draft: _Draft, request: _AtOnce) -> Result:
         case Promise():
             return _promise(draft, request)
         case Start():
-            return supply.start(books, request, draft.displaced)
+            return supply.start(books, request)
         case Release():
             return supply.release(books, request, draft.displaced)
         case Forget():
@@ -199,7 +199,7 @@ def _promise(draft: _Draft, request: Promise) -> Promised:
             return Promised(shortage.reason)
         names.append(f"promised-{request.run_id}-{draft.token}-{number}")
         promise = {"provisional_until": request.until, "run_id": request.run_id}
-        books.put_lease(names[-1], _lease_of(waiting, "", draft.now).model_copy(update=promise))
+        books.put_lease(names[-1], _lease_of(waiting, "").model_copy(update=promise))
     return Promised(None)
 
 
@@ -259,13 +259,14 @@ def _shortage(draft: _Draft, waiting: Waiting, *, may_reuse: bool) -> Shortage |
 def _take_place(draft: _Draft, key: str, waiting: Waiting) -> tuple[Reservation, str]:
     """Takes a place that is known to be there; how that came about, in words."""
     books = draft.books
-    lease = _lease_of(waiting, key, draft.now)
+    lease = _lease_of(waiting, key)
     name = make_runner_name(draft.pool, waiting.job_id, draft.token[:6])
     reused = books.find_reusable(waiting)
     old = books.drop_lease(reused) if reused is not None else None
     has_runner = reused is not None and old is not None and old.is_idle
     if reused is not None and old is not None and has_runner:
-        name, lease = reused, old.with_job(key, waiting.profile, waiting.size, waiting.repository)
+        name = reused
+        lease = old.with_job(key, waiting)
     books.put_lease(name, lease)
     taken = books.capacity(waiting.scale_set, waiting.repository).places_taken
     most = books.limits(waiting.scale_set).max_runners
@@ -350,7 +351,7 @@ def _waiting_of(
     )
 
 
-def _lease_of(waiting: Waiting, job_key: str, now: datetime) -> Lease:
+def _lease_of(waiting: Waiting, job_key: str) -> Lease:
     return Lease(
         cpu_millis=waiting.cpu_millis,
         memory_bytes=waiting.memory_bytes,
@@ -359,5 +360,6 @@ def _lease_of(waiting: Waiting, job_key: str, now: datetime) -> Lease:
         repository=waiting.repository,
         labels=waiting.labels,
         job_key=job_key,
-        since=now,
+        since=waiting.since,
+        priority=waiting.priority,
     )

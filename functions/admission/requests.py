@@ -78,7 +78,7 @@ class Forget:
 
 @dataclass(frozen=True)
 class Requeue:
-    """A job has lost its runner to another job, or its runner has died: it waits again, where it stood before."""
+    """A job's runner has died: it waits again, where it stood before."""
 
     job: WorkflowJob
     not_before: datetime | None = None
@@ -208,7 +208,7 @@ class Todo:
     promotions: tuple[Promotion, ...] = ()
     warm_ups: tuple[WarmUp, ...] = ()
     displaced: tuple[str, ...] = ()
-    """keys of jobs whose runner has another job, or is gone"""
+    """keys of jobs whose runner is gone"""
     flips: tuple[Flip, ...] = ()
 
     def share(self, number: int, of: int) -> "Todo":

@@ -1,8 +1,8 @@
 """Which job counts on which runner, as runners and jobs come and go. Pure.
 
 GitHub hands a job to any idle runner with its labels. Whoever has lost a runner to another job may have that job's own,
-if its labels fit; otherwise the job is displaced and needs another one. So supply and demand stay level: a swap needs
-no new runner, a stolen one does.
+if its labels fit; otherwise the job waits again, where it stood, and needs another one. So supply and demand stay
+level: a swap needs no new runner, a stolen one does.
 """
 
 from datetime import datetime
@@ -14,7 +14,7 @@ from .books import Books
 from .requests import Applied, Forget, Release, Restore, Retire, Retired, Start, WarmUp
 
 
-def start(books: Books, request: Start, displaced: list[str]) -> Applied:
+def start(books: Books, request: Start) -> Applied:
     """A job runs on a runner: from now on the runner is this job's, and nobody else's."""
     own, lease = books.runner_of(request.job_key), books.leases.get(request.runner_name)
     was_waiting = request.job_key in books.queue
@@ -25,23 +25,30 @@ def start(books: Books, request: Start, displaced: list[str]) -> Applied:
         return Applied(was_waiting or own is not None, idle)
     if own == request.runner_name:
         return Applied(was_waiting)
-    size = request.size or lease.size
-    taken = lease.with_job(request.job_key, request.profile or lease.profile, size, request.repository)
-    books.put_lease(request.runner_name, taken.model_copy(update={"made": None}))
-    idle = _pass_on(books, own, lease, displaced)
-    return Applied(True, idle)
+    taken: dict[str, object] = {"job_key": request.job_key, "repository": request.repository, "made": None}
+    if request.size is not None:
+        taken |= {
+            "profile": request.profile,
+            "cpu_millis": request.size.cpu_millis,
+            "memory_bytes": request.size.memory_bytes,
+        }
+    books.put_lease(request.runner_name, lease.model_copy(update=taken))
+    return Applied(True, _pass_on(books, own, lease))
 
 
 def release(books: Books, request: Release, displaced: list[str]) -> Applied:
-    """A runner is gone. A job that counted on it, and that it did not have, needs another."""
+    """A runner has ended its job, or is gone without one: then whoever counted on it needs another."""
     lease = books.drop_lease(request.runner_name)
     own = books.runner_of(request.job_key) if request.job_key else None
     if lease is None:
-        idle = _set_free(books, own)
-        return Applied(own is not None, idle)
+        return Applied(own is not None, _set_free(books, own))
     if lease.job_key == request.job_key:
         return Applied(True)
-    return Applied(True, _pass_on(books, own, lease, displaced))
+    if request.job_key:
+        return Applied(True, _pass_on(books, own, lease))
+    # What the documents know of the job decides when it is tried again: it may die again and again.
+    displaced.append(lease.job_key)
+    return Applied(True)
 
 
 def forget(books: Books, request: Forget) -> Applied:
@@ -52,14 +59,14 @@ def forget(books: Books, request: Forget) -> Applied:
     return Applied(is_there, _set_free(books, own))
 
 
-def _pass_on(books: Books, own: str | None, lost: Lease, displaced: list[str]) -> str:
+def _pass_on(books: Books, own: str | None, lost: Lease) -> str:
     """Gives the job that has lost a runner the other job's own, if it can have it; a runner that is idle then."""
     loser = lost.job_key
     if own is not None and loser and _can_stand_in(books.leases[own], lost):
-        books.put_lease(own, books.leases[own].with_job(loser, lost.profile, lost.size, lost.repository))
+        books.put_lease(own, books.leases[own].with_job(loser, lost))
         return ""
     if loser:
-        displaced.append(loser)
+        books.put_waiting(loser, lost.to_waiting())
     return _set_free(books, own)
 
 

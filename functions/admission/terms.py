@@ -10,6 +10,7 @@ from ..documents.workflow_job import RunnerPlan, RunnerProfile, SizingRules
 from ..github.protocol import Scope
 from ..routing.capacity import Limits
 from ..routing.classify import Match
+from ..routing.job import JobFacts
 from ..routing.policy import Mechanism, Overflow, Policy, Profile, RunnerLevel, ScaleSet
 from .requests import Terms
 
@@ -34,15 +35,15 @@ def limits_of(scale_set: ScaleSet) -> Limits:
     return Limits(scale_set.max_runners, scale_set.per_repository)
 
 
-def plan_runner(account: Account, repository: str, labels: tuple[str, ...], rules: Match) -> RunnerPlan:
-    """The runner that these rules give a job with these labels."""
+def plan_runner(account: Account, job: JobFacts, rules: Match) -> RunnerPlan:
+    """The runner that these rules give a job."""
     return _plan(
         rules.scale_set_name,
         rules.scale_set,
         rules.profile_name,
         rules.profile,
-        labels=labels,
-        scope=_scope(account, repository, rules.scale_set),
+        labels=job.labels,
+        scope=_scope(account, job.repository, rules.scale_set),
         account=account,
     )
 

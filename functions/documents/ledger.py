@@ -9,74 +9,9 @@ from typing import Self
 
 from ..routing.capacity import Limits, Size
 from .model import Document
-from .workflow_job import RunnerPlan
+from .workflow_job import RunnerPlan, read_job_key
 
 COLLECTION = "pools"
-
-
-class Made(Document):
-    """What a runner's container was made with."""
-
-    profile: str
-    cpu_millis: int
-    memory_bytes: int
-
-
-class Lease(Document):
-    """What one runner holds."""
-
-    cpu_millis: int
-    memory_bytes: int
-    scale_set: str
-    profile: str
-    repository: str
-    labels: tuple[str, ...] = ()
-    """of the runner"""
-    job_key: str = ""
-    """the job that counts on it; empty for an idle runner, which the next fitting job may have"""
-    since: datetime
-    provisional_until: datetime | None = None
-    """promised to a workflow run that has not queued its job yet; lapses then"""
-    run_id: int = 0
-    """of that run"""
-    made: Made | None = None
-    """where its job, which it has not got yet, needs another size than its container has"""
-    host: str = ""
-    """that an idle runner was meant for"""
-
-    def with_job(self, job_key: str, profile: str, size: Size, repository: str) -> Self:
-        """The same runner, counted on by a job."""
-        made = self.made or Made(profile=self.profile, cpu_millis=self.cpu_millis, memory_bytes=self.memory_bytes)
-        is_as_made = (made.profile, made.cpu_millis, made.memory_bytes) == (profile, size.cpu_millis, size.memory_bytes)
-        fields = {
-            "job_key": job_key,
-            "profile": profile,
-            "cpu_millis": size.cpu_millis,
-            "memory_bytes": size.memory_bytes,
-            "repository": repository,
-            "made": None if is_as_made else made,
-        }
-        return self.model_copy(update=fields)
-
-    def without_job(self) -> Self:
-        """The same runner, idle: its container has the size that it was made with."""
-        if self.made is None:
-            return self.model_copy(update={"job_key": ""})
-        fields = self.made.model_dump() | {"job_key": "", "made": None}
-        return self.model_copy(update=fields)
-
-    @property
-    def size(self) -> Size:
-        return Size(self.cpu_millis, self.memory_bytes)
-
-    @property
-    def is_idle(self) -> bool:
-        return not self.job_key and self.provisional_until is None
-
-    def has_labels(self, wanted: tuple[str, ...]) -> bool:
-        """GitHub's own rule: every label of the job, upper and lower case alike."""
-        offered = {label.casefold() for label in self.labels}
-        return {label.casefold() for label in wanted} <= offered
 
 
 class Waiting(Document):
@@ -103,6 +38,90 @@ class Waiting(Document):
     @property
     def size(self) -> Size:
         return Size(self.cpu_millis, self.memory_bytes)
+
+
+class Made(Document):
+    """What a runner's container was made with."""
+
+    profile: str
+    cpu_millis: int
+    memory_bytes: int
+
+
+class Lease(Document):
+    """What one runner holds."""
+
+    cpu_millis: int
+    memory_bytes: int
+    scale_set: str
+    profile: str
+    repository: str
+    labels: tuple[str, ...] = ()
+    """of the runner"""
+    job_key: str = ""
+    """the job that counts on it; empty for an idle runner, which the next fitting job may have"""
+    since: datetime
+    """when its job came, or the runner was wanted"""
+    priority: int = 0
+    """of its job"""
+    provisional_until: datetime | None = None
+    """promised to a workflow run that has not queued its job yet; lapses then"""
+    run_id: int = 0
+    """of that run"""
+    made: Made | None = None
+    """where its job, which it has not got yet, needs another size than its container has"""
+    host: str = ""
+    """that an idle runner was meant for"""
+
+    def to_waiting(self) -> Waiting:
+        """The job that counts on this runner, waiting again where it stood."""
+        run_id, job_id = read_job_key(self.job_key)
+        return Waiting(
+            cpu_millis=self.cpu_millis,
+            memory_bytes=self.memory_bytes,
+            scale_set=self.scale_set,
+            profile=self.profile,
+            repository=self.repository,
+            # The runner's, which are all of the job's and may be more.
+            labels=self.labels,
+            run_id=run_id,
+            job_id=job_id,
+            priority=self.priority,
+            since=self.since,
+        )
+
+    def with_job(self, job_key: str, job: "Waiting | Lease") -> Self:
+        """The same runner, counted on by a job that waited, or that had another runner."""
+        made = self.made or Made(profile=self.profile, cpu_millis=self.cpu_millis, memory_bytes=self.memory_bytes)
+        wanted = Made(profile=job.profile, cpu_millis=job.cpu_millis, memory_bytes=job.memory_bytes)
+        fields = wanted.model_dump() | {
+            "job_key": job_key,
+            "repository": job.repository,
+            "since": job.since,
+            "priority": job.priority,
+            "made": None if wanted == made else made,
+        }
+        return self.model_copy(update=fields)
+
+    def without_job(self) -> Self:
+        """The same runner, idle: its container has the size that it was made with."""
+        if self.made is None:
+            return self.model_copy(update={"job_key": ""})
+        fields = self.made.model_dump() | {"job_key": "", "made": None}
+        return self.model_copy(update=fields)
+
+    @property
+    def size(self) -> Size:
+        return Size(self.cpu_millis, self.memory_bytes)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.job_key and self.provisional_until is None
+
+    def has_labels(self, wanted: tuple[str, ...]) -> bool:
+        """GitHub's own rule: every label of the job, upper and lower case alike."""
+        offered = {label.casefold() for label in self.labels}
+        return {label.casefold() for label in wanted} <= offered
 
 
 class Switch(Document):

@@ -17,6 +17,14 @@ def job_key(owner: str, run_id: int, job_id: int) -> str:
     return f"{owner.lower()}_{run_id}_{job_id}"
 
 
+def read_job_key(key: str) -> tuple[int, int]:
+    """Run id and job id; zeros for what is no job's key."""
+    words = key.rsplit("_", 2)
+    if len(words) != 3 or not (words[1].isdecimal() and words[2].isdecimal()):
+        return 0, 0
+    return int(words[1]), int(words[2])
+
+
 class DecisionRecord(Document):
     """What was decided about a queued job, and what was seen when it was decided."""
 
@@ -58,7 +66,7 @@ class SizingRules(Document):
 
     mode: SizingMode = SizingMode.ENFORCE
     no_room: NoRoom = NoRoom.WAIT
-    wait_s: int = 120
+    wait_s: int = 600
     on_error: OnError = OnError.CLOSED
 
 
@@ -101,7 +109,7 @@ class Provisioning(Document):
     retry_at: datetime | None = None
     """when it makes sense to try again; None when somebody has to mend something first"""
     runners_lost: int = 0
-    """that died before they had a job, or that GitHub gave to another one"""
+    """that died before they had a job"""
 
 
 class RunnerRef(Document):

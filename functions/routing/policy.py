@@ -163,7 +163,7 @@ class Sizing(_Section):
 
     mode: SizingMode = Field(SizingMode.ENFORCE, description="enforce resizes; observe only writes down what it saw")
     no_room: NoRoom = Field(NoRoom.WAIT, description="when the host is full: wait, oversubscribe or fail")
-    wait: Seconds = Field(120, ge=0, le=3600, description="how long a job waits for room; then it fails")
+    wait: Seconds = Field(600, ge=0, le=21600, description="how long a job waits for room; then it fails")
     on_error: OnError = Field(
         OnError.CLOSED, description="a job that cannot be sized fails (closed) or runs on the size there is (open)"
     )

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ..admission.requests import Admit, Applied, Decided, Forget, Known, Release, Request, Start
 from ..admission.terms import Account, plan_runner, plan_switch, plan_warm_supply
-from ..documents.in_force import PolicyInForce, Standing
+from ..documents.in_force import InForce, PolicyInForce, Standing
 from ..documents.installation import Installation, LastError, LastGood, has_policy
 from ..documents.lifecycle import JobState
 from ..documents.runner_name import RunnerName, read_runner_name
@@ -112,11 +112,9 @@ class WebhookHandler:
     async def _queued(self, event: JobEvent) -> Reply:
         now = self._now()
         job = _facts_of(event, JobState.QUEUED, Phases(queued_at=event.created_at, received_at=now), now)
-        installation = await self._store.read_installation(event.owner)
-        if installation is None or not has_policy(installation):
+        in_force = await self._policy_of(event.owner)
+        if in_force is None:
             return await self._ignore(job, f"no policy for {event.owner}: publish one with runyard policy push")
-        in_force = self._policies.resolve(event.owner, installation, now)
-        await self._note_edit(event.owner, in_force.note_good, in_force.note_error)
         warnings = tuple(f"policy not in force: {problem}" for problem in in_force.problems)
         if in_force.policy is None:
             reason = f"the policy of {event.owner} is not valid, and there is no earlier one"
@@ -124,6 +122,15 @@ class WebhookHandler:
         else:
             reply = await self._route(event, job, in_force.policy, in_force.revision)
         return replace(reply.warning(*warnings), policy=in_force.standing)
+
+    async def _policy_of(self, owner: str) -> InForce | None:
+        """The policy that decides now; None for an organization that is not installed."""
+        installation = await self._store.read_installation(owner)
+        if installation is None or not has_policy(installation):
+            return None
+        in_force = self._policies.resolve(owner, installation, self._now())
+        await self._note_edit(owner, in_force.note_good, in_force.note_error)
+        return in_force
 
     async def _note_edit(self, owner: str, good: LastGood | None, error: LastError | None) -> None:
         if good is not None:
@@ -135,15 +142,15 @@ class WebhookHandler:
         if not event.facts.labels:
             # A job for a runner group alone: GitHub does not name the group until a runner has the job.
             return await self._ignore(job, "the job names no labels")
-        facts = await self._learn_run(event) if policy.needs_run else event.facts
+        facts = await self._learn_facts(event, policy)
         rules = policy.classify(facts)
         if rules is None:
             return await self._ignore(job, f"no route matches labels {', '.join(facts.labels)}")
         if rules.route.strategy is Strategy.GITHUB_HOSTED:
             reason = "the route's strategy is github_hosted"
             return await self._record(job, Outcome.GITHUB_HOSTED, reason, f"{rules.rule}.strategy")
-        account = Account(event.owner, event.is_organization, event.installation_id)
-        job = job.model_copy(update={"plan": plan_runner(account, event.facts.repository, event.facts.labels, rules)})
+        account = _account_of(event)
+        job = job.model_copy(update={"plan": plan_runner(account, event.facts, rules)})
         overflow = policy.policy.overflow
         request = Admit(
             job,
@@ -155,8 +162,10 @@ class WebhookHandler:
         )
         return await self._admit(event, request)
 
-    async def _learn_run(self, event: JobEvent) -> JobFacts:
-        """What a webhook does not tell. A run that GitHub does not show is trusted no more than a fork's."""
+    async def _learn_facts(self, event: JobEvent, policy: CompiledPolicy) -> JobFacts:
+        """With what a webhook does not tell. A run that GitHub does not show is trusted no more than a fork's."""
+        if not policy.needs_run:
+            return event.facts
         try:
             run = await self._github.read_run(event.facts.repository, event.run_id, event.installation_id)
         except GitHubError:
@@ -204,17 +213,43 @@ class WebhookHandler:
     # in_progress
 
     async def _in_progress(self, event: JobEvent) -> Reply:
+        job = _facts_of(event, JobState.IN_PROGRESS, Phases(started_at=event.started_at), self._now())
         name = read_runner_name(event.runner_name or "")
         warnings: tuple[str, ...] = ()
         if name is None or name.job_id != event.job_id:
-            warnings = await self._follow_runner(event, name)
-        job = _facts_of(event, JobState.IN_PROGRESS, Phases(started_at=event.started_at), self._now())
+            known = await self._store.read_job(job.key)
+            if name is not None and (known is None or known.decision is None):
+                job = known = await self._decide_late(event, job)
+            warnings = await self._follow_runner(event, known, name)
         await self._store.merge_job(_with_runner(job, event))
         return Reply("recorded", "in progress", job.key, event.runner_name, warnings=warnings)
 
-    async def _follow_runner(self, event: JobEvent, name: RunnerName | None) -> tuple[str, ...]:
+    async def _decide_late(self, event: JobEvent, job: WorkflowJob) -> WorkflowJob:
+        """A job that runs before its `queued` event has come, if it comes at all: its container waits for its size."""
+        in_force = await self._policy_of(event.owner)
+        policy = in_force.policy if in_force is not None else None
+        rules = policy.classify(await self._learn_facts(event, policy)) if policy is not None else None
+        if in_force is None or rules is None:
+            reason = "no policy and no route is for it, and it runs on a runner of ours"
+            return job.model_copy(update={"decision": DecisionRecord(outcome=Outcome.IGNORED, reason=reason)})
+        decision = DecisionRecord(
+            outcome=Outcome.SELF_HOSTED,
+            reason="it ran before its queued event came",
+            rule=rules.rule,
+            policy_revision=in_force.revision,
+            profile=rules.profile_name,
+            profile_rule=rules.profile_rule,
+            scale_set=rules.scale_set_name,
+            pool=rules.scale_set.pool,
+        )
+        return job.model_copy(
+            update={"decision": decision, "plan": plan_runner(_account_of(event), event.facts, rules)}
+        )
+
+    async def _follow_runner(
+        self, event: JobEvent, known: WorkflowJob | None, name: RunnerName | None
+    ) -> tuple[str, ...]:
         """The job is on another runner than the one that was made for it, or on somebody else's."""
-        known = await self._store.read_job(_key_of(event))
         if name is None or event.runner_name is None:
             return await self._leave_to_others(known)
         plan = known.plan if known is not None else None
@@ -266,6 +301,10 @@ class WebhookHandler:
 
 def _known(key: str) -> Reply:
     return Reply("duplicate", "the job is known: a redelivery, or a later event came first", key)
+
+
+def _account_of(event: JobEvent) -> Account:
+    return Account(event.owner, event.is_organization, event.installation_id)
 
 
 def _key_of(event: JobEvent) -> str:

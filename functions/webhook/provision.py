@@ -23,7 +23,6 @@ from ..github.protocol import JitRunner, RunnerOrder, Scope
 
 _AGAIN_AFTER = timedelta(seconds=60)
 """when GitHub does not say itself when to try again"""
-_STOLEN = "GitHub gave its runner to another job"
 _WAIT_S_AFTER_LOSSES = (0, 15, 60, 300, 900)
 """seconds until a job that has lost so many runners gets another: the first time at once, perhaps on another host"""
 
@@ -69,7 +68,7 @@ class Provisioner:
         order = _Place(reservation.runner_name, reservation.pool, job.org, plan, job)
         return await self._make_runner(order)
 
-    async def follow_up(self, settled: Settled, lost_because: str = _STOLEN) -> tuple[str, ...]:
+    async def follow_up(self, settled: Settled, lost_because: str = "its runner is gone") -> tuple[str, ...]:
         """Does what is left to be done; what went wrong, a line for each.
 
         Args:

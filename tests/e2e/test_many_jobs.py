@@ -4,9 +4,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import docker
+import docker.errors
 import pytest
 
 from controller.policy_store import PolicyStore
@@ -74,9 +76,10 @@ def site(make_yard: Callable[..., Yard], docker_api: docker.APIClient) -> Iterat
     yield here
     process.stop()
     for container in here.containers():
-        docker_api.remove_container(container["Id"], force=True, v=True)
+        with suppress(docker.errors.APIError):
+            docker_api.remove_container(container["Id"], force=True, v=True)
     for network in here.networks():
-        if not network["Name"].startswith(yard.stack.options.bridge_prefix + "-"):
+        with suppress(docker.errors.APIError):
             docker_api.remove_network(network["Id"])
 
 
@@ -84,7 +87,10 @@ def test_two_hundred_jobs_of_five_sizes_see_their_own_and_nothing_drifts(site: S
     yard = site.yard
     profiles = list(SIZES)
     names = [f"{profiles[number % len(profiles)]}-{number}" for number in range(JOBS)]
-    yard.dispatch(*names, script=LIMITS + "sleep 1")
+    for first in range(0, JOBS, 20):
+        # As several matrices that come one after the other.
+        yard.dispatch(*names[first : first + 20], script=LIMITS + "sleep 1")
+        time.sleep(1)
     most = watch_until_done(site)
     assert most["runners"] <= MAX_RUNNERS
     assert most["leases"] <= MAX_RUNNERS
@@ -112,7 +118,9 @@ def watch_until_done(site: Site) -> Counter[str]:
         state, leases = site.yard.stack.github_state(), site.yard.leases()
         most["runners"] = max(most["runners"], len(state["runners"]))
         most["leases"] = max(most["leases"], len(leases))
-        assert sum(lease["cpuMillis"] for lease in leases.values()) <= 2 * CPUS * 1000
+        for found in site.documents():
+            # GitHub may give a job that we hold to a runner that is too small: it waits at the gate until it fits.
+            assert min(found.free_cpu_millis, found.free_memory_bytes) >= 0
         if all(job["status"] == "completed" for job in state["jobs"]):
             return most
         assert time.monotonic() < deadline, Counter(job["status"] for job in state["jobs"])

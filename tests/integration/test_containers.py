@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import socket
 import subprocess
 import threading
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import docker
 import docker.errors
+import docker.types
 import pytest
 
+from controller.bridges import Bridges
 from controller.cgroup import read_limits
 from controller.containers import DockerEngine
 from controller.errors import CannotResize, CannotStart, ContainerGone, EngineUnavailable
@@ -286,3 +289,21 @@ def test_the_rules_stand_whatever_was_there_before_and_however_often(host: Host)
     assert sorted(rules()) == sorted(before)
     inputs = [rule for rule in rules() if rule.startswith("-A INPUT")]
     assert inputs[0] == f"-A INPUT -i {PREFIX}+ -j {PREFIX.upper()}"
+
+
+def test_bridges_of_somebody_else_are_passed_over(host: Host, docker_api: docker.APIClient) -> None:
+    """By name and by addresses, as the engine refuses them."""
+    bridges = Bridges(host.engine, host.firewall, ipaddress.IPv4Network("10.214.16.0/24"), f"{PREFIX}x", 0)
+    pool = docker.types.IPAMPool(subnet="10.214.16.8/29")
+    addresses = docker.types.IPAMConfig(pool_configs=[pool])
+    strangers = [
+        docker_api.create_network(bridges.plan(0).name, internal=True)["Id"],
+        docker_api.create_network(f"{PREFIX}-stranger", internal=True, ipam=addresses)["Id"],
+    ]
+    try:
+        plan = asyncio.run(bridges.acquire())
+        assert plan.slot == 2
+        host.engine.remove_bridge(plan.name)
+    finally:
+        for stranger in strangers:
+            docker_api.remove_network(stranger)

@@ -13,7 +13,7 @@ from controller.fitting import Fitting
 from controller.networks import BridgePlan
 from controller.runners import LocalRunner, Runners
 from controller.sizing import Fit, Verdict
-from functions.documents.workflow_job import RunnerProfile, SizingRules, WorkflowJob
+from functions.documents.workflow_job import DecisionRecord, RunnerProfile, SizingRules, WorkflowJob
 from functions.routing.capacity import Size
 from functions.routing.policy import EgressMode, NoRoom, OnError, SizingMode
 from tests.fakes.examples import job, runner_plan
@@ -100,7 +100,8 @@ def test_on_a_full_host_the_job_waits_until_another_one_ends(host: Host, bridge:
         )
         await asyncio.sleep(0.5)
         assert not fitting.done()
-        assert yard.limits == UNCHANGED
+        # It waits with little: what it had may let another one run.
+        assert yard.limits[0] == 50
         await yard.runners.remove("neighbour")
         return await fitting
 
@@ -119,9 +120,29 @@ def test_a_job_that_waited_in_vain_fails_whatever_holds_for_errors(
     yard.add_neighbour(Size(800, 64 * MIB))
     fit = yard.fit(yard.job(Size(400, 64 * MIB)))
     assert (fit.verdict, fit.may_run) == (Verdict.REFUSED, False)
-    assert fit.reason == "no room on this host within 1 s: 0 CPUs and 384m are left"
-    assert yard.limits == UNCHANGED
-    assert yard.runners.ledger.free == Size(0, 384 * MIB)
+    assert "no room on this host within 1 s: 0.15 CPUs and" in fit.reason
+    assert yard.limits[0] == 50
+    assert yard.runners.ledger.free.cpu_millis == 150
+
+
+def test_runners_that_wait_for_room_do_not_wait_for_each_other(host: Host, bridge: BridgePlan) -> None:
+    """Small ones that GitHub has given large jobs: none could grow if each kept what it was made with."""
+    yard = Yard(host, bridge, wait_s=20)
+    for number in range(4):
+        yard.runners.put(replace(yard.runner, name=f"waits-{number}", size=Size(200, 32 * MIB), container_id=""))
+
+    async def neighbours_are_parked() -> Fit:
+        fitting = asyncio.create_task(
+            Fitting(yard.runners, host.engine).fit(yard.runner, yard.job(Size(700, 64 * MIB)))
+        )
+        for number in range(4):
+            await asyncio.sleep(0.1)
+            assert not fitting.done()
+            yard.runners.change(f"waits-{number}", size=Size(50, 16 * MIB))
+            await yard.runners.room_has_changed()
+        return await fitting
+
+    assert asyncio.run(neighbours_are_parked()).verdict is Verdict.RESIZED
 
 
 def test_with_no_room_fail_it_does_not_wait(host: Host, bridge: BridgePlan) -> None:
@@ -215,6 +236,14 @@ def test_where_a_job_may_connect_to_follows_the_job_even_if_the_size_does_not(ho
 
 def test_a_job_without_a_profile_keeps_what_there_is(host: Host, bridge: BridgePlan) -> None:
     yard = Yard(host, bridge)
-    fit = yard.fit(job(1))
+    fit = yard.fit(job(1, decision=DecisionRecord(outcome="ignored", reason="no route matches")))
     assert (fit.verdict, fit.may_run) == (Verdict.NOT_OURS, True)
     assert yard.limits == UNCHANGED
+
+
+@pytest.mark.parametrize(("on_error", "verdict"), [(OnError.CLOSED, Verdict.REFUSED), (OnError.OPEN, Verdict.KEPT)])
+def test_a_job_that_nobody_has_decided_about_cannot_be_sized(
+    host: Host, bridge: BridgePlan, on_error: OnError, verdict: Verdict
+) -> None:
+    yard = Yard(host, bridge, on_error=on_error)
+    assert yard.fit(job(1)).verdict is verdict

@@ -305,6 +305,31 @@ def test_a_swap_moves_the_lease_to_the_size_of_the_job_that_runs(org: Org) -> No
     assert set(org.client.leases(org.pool)) == {large}
 
 
+def test_a_job_that_runs_before_its_queued_event_comes_is_decided_about_all_the_same(org: Org) -> None:
+    """Else its container would not know its size."""
+    small = org.queue(1)["runner"]
+    running = {"status": "in_progress", "runner_id": 7, "runner_name": small}
+    org.client.send(org.event("in_progress", 2, name="large", **running))
+    job = org.client.job(org.key(2))
+    assert job.plan is not None
+    assert job.decision is not None
+    assert (job.plan.profile.name, job.decision.outcome) == ("large", "self_hosted")
+    leases = org.client.leases(org.pool)
+    assert leases[small]["jobKey"] == org.key(2)
+    assert {lease["jobKey"] for lease in leases.values()} == {org.key(1), org.key(2)}, "whoever lost it has another"
+    assert org.queue(2, name="large")["outcome"] == "duplicate"
+    assert len(org.client.leases(org.pool)) == 2
+
+
+def test_a_job_that_no_route_is_for_keeps_the_runner_that_it_got(org: Org) -> None:
+    small = org.queue(1)["runner"]
+    running = {"status": "in_progress", "runner_id": 7, "runner_name": small, "labels": ["somebody-elses"]}
+    org.client.send(org.event("in_progress", 2, **running))
+    job = org.client.job(org.key(2))
+    assert job.decision is not None
+    assert (job.plan, job.decision.outcome) == (None, "ignored")
+
+
 def test_repository_level_runners(org: Org) -> None:
     org.publish(org.policy(level="repository"))
     assert org.client.runner(org.queue(1)["runner"]).scope == f"/repos/{org.name}/app"

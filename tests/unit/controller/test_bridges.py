@@ -9,7 +9,7 @@ import pytest
 
 from controller.bridges import Bridges
 from controller.errors import EngineUnavailable
-from controller.networks import BridgePlan, NoBridgeLeft
+from controller.networks import BridgePlan, BridgeTaken, NoBridgeLeft
 
 
 class MemoryHost:
@@ -23,9 +23,12 @@ class MemoryHost:
         self.is_removing = threading.Event()
         self.may_remove = threading.Event()
         self.may_remove.set()
+        self.foreign: set[str] = set()
 
     def create_bridge(self, plan: BridgePlan) -> None:
         self._check()
+        if plan.name in self.foreign or "all" in self.foreign:
+            raise BridgeTaken(f"network with name {plan.name} already exists")
         self.made += plan.name not in self.networks
         self.networks.add(plan.name)
 
@@ -175,3 +178,15 @@ async def test_a_bridge_that_could_not_be_removed_can_be_used_again(host: Memory
     host.answers = True
     assert await bridges.acquire() == old
     assert host.made == 1
+
+
+async def test_a_bridge_that_is_somebody_elses_is_left_alone(host: MemoryHost) -> None:
+    host.foreign = {"runyard-0", "runyard-2"}
+    bridges = bridges_on(host)
+    assert [(await bridges.acquire()).slot for _ in range(3)] == [1, 3, 4]
+
+
+async def test_a_range_that_is_somebody_elses_is_told(host: MemoryHost) -> None:
+    host.foreign = {"all"}
+    with pytest.raises(NoBridgeLeft, match=r"give network\.range addresses"):
+        await bridges_on(host).acquire()

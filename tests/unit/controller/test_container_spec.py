@@ -72,7 +72,7 @@ def test_the_proxy_and_the_gate_are_found_at_the_bridges_own_gateway() -> None:
     proxies = {environment[name] for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     assert proxies == {"http://10.213.0.25:3128"}
     assert environment["RUNYARD_GATE"] == "10.213.0.25:3129"
-    assert environment["RUNYARD_GATE_TIMEOUT"] == "210"
+    assert environment["RUNYARD_GATE_TIMEOUT"] == str(30 + 600 + 60)
     assert environment["ACTIONS_RUNNER_HOOK_JOB_STARTED"] == "/opt/runyard/job-started.sh"
 
 

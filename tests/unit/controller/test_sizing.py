@@ -10,10 +10,12 @@ from controller.sizing import (
     differs,
     find_memory_shortage,
     find_mismatch,
+    park,
     receipt,
     unfit,
 )
 from functions.documents.workflow_job import RunnerPlan, RunnerProfile
+from functions.routing.capacity import Size
 from functions.routing.policy import OnError
 from tests.fakes.examples import job, runner_plan
 
@@ -54,6 +56,19 @@ def test_the_kernels_limits_are_compared_as_they_are_rounded(
 )
 def test_memory_is_not_lowered_below_what_is_used_and_a_margin(used: int | None, is_short: bool) -> None:
     assert (find_memory_shortage(Limits(1500, 128 * MIB, used, 100), 64 * MIB) is not None) is is_short
+
+
+@pytest.mark.parametrize(
+    ("used", "parked"),
+    [
+        (8 * MIB, Size(50, 24 * MIB)),
+        (60 * MIB, Size(50, 64 * MIB)),
+        (None, Size(50, 64 * MIB)),
+    ],
+)
+def test_a_runner_that_waits_keeps_what_it_uses_and_little_more(used: int | None, parked: Size) -> None:
+    assert park(Size(1500, 64 * MIB), Limits(1500, 64 * MIB, used, 100)) == parked
+    assert park(Size(20, MIB), Limits(20, MIB, 8 * MIB, 100)) == Size(20, MIB)
 
 
 def test_a_job_that_cannot_be_sized_fails_unless_the_policy_lets_it_run() -> None:

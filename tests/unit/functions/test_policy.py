@@ -91,7 +91,7 @@ BROKEN_POLICIES = [
     ("scale-up-threshold-beyond-min", "scale_sets.ci.scale_up_threshold", "must not be more than min_runners (2)"),
     ("sizing-no-room-misspelt", "scale_sets.ci.sizing.no_room", "is 'queue': write 'wait', 'oversubscribe' or 'fail'"),
     ("sizing-unknown-key", "scale_sets.ci.sizing.on_eror", "did you mean on_error?"),
-    ("sizing-waits-for-a-day", "scale_sets.ci.sizing.wait", "less than or equal to 3600"),
+    ("sizing-waits-for-a-day", "scale_sets.ci.sizing.wait", "less than or equal to 21600"),
     ("strategy-self-hosted", "routes[0].strategy", "write 'self_hosted_first', 'self_hosted_only' or 'github_hosted'"),
     ("the-only-route-is-faulty", "routes[0].overflow", "is 'wait': write"),
     ("unknown-key", "owner", "known here are version, profiles,"),

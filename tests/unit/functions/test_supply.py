@@ -15,7 +15,6 @@ from functions.admission.requests import (
     Applied,
     Decided,
     Forget,
-    Plan,
     Postpone,
     Refresh,
     Release,
@@ -85,35 +84,39 @@ def test_a_cycle_of_swaps_ends_where_github_has_put_everybody() -> None:
     assert [pool.ledger.leases[name].job_key for name in names] == [f"acme_1_{n}" for n in (5, 1, 2, 3, 4)]
 
 
-def test_a_job_whose_lost_runner_had_other_labels_is_displaced() -> None:
+def test_a_job_whose_lost_runner_had_other_labels_gets_a_new_one() -> None:
     rules = policy(routes=[{"label_match": "*"}])
     pool = Pool()
     plain = runner_of(pool.settle(admit(1, rules=rules, labels=("ci",))).results[0])
     special = runner_of(pool.settle(admit(2, rules=rules, labels=("ci", "gpu"))).results[0])
     plan = pool.settle(start(special, 1))
-    assert plan.todo.displaced == ("acme_1_2",)
+    assert [promotion.job_key for promotion in plan.todo.promotions] == ["acme_1_2"]
     assert pool.ledger.leases[plain].is_idle
 
 
 # Thefts and deaths
 
 
-def test_a_job_whose_runner_another_job_stole_is_displaced() -> None:
+def test_a_job_whose_runner_another_job_stole_gets_a_new_one_in_the_same_moment() -> None:
     pool = Pool()
-    one, _ = two_jobs(pool)
+    one, two = two_jobs(pool)
     plan = pool.settle(Start(one, "acme_1_99"))
-    assert plan.todo.displaced == ("acme_1_1",)
+    (promotion,) = plan.todo.promotions
+    assert promotion.job_key == "acme_1_1"
     assert lease_of(pool, one) == ("acme_1_99", "small", SMALL)
+    assert lease_of(pool, promotion.reservation.runner_name) == ("acme_1_1", "small", SMALL)
+    assert set(pool.ledger.leases) == {one, two, promotion.reservation.runner_name}
 
 
-def test_a_job_that_waited_and_found_a_runner_waits_no_more_and_displaces_who_counted_on_it() -> None:
+def test_a_job_that_waited_and_found_a_runner_changes_places_with_the_one_that_counted_on_it() -> None:
     pool = Pool(hosts=(Size(4000, 8 * GIB),))
     large = runner_of(pool.settle(admit(1, "large")).results[0])
     assert pool.outcomes(admit(2)) == ["held"]
-    plan = pool.settle(start(large, 2))
-    assert not pool.ledger.queue
-    assert plan.todo.displaced == ("acme_1_1",)
+    pool.now += timedelta(seconds=10)
+    pool.settle(start(large, 2))
     assert lease_of(pool, large) == ("acme_1_2", "small", SMALL)
+    (waiting,) = pool.ledger.queue.values()
+    assert (waiting.job_id, waiting.size, waiting.since) == (1, LARGE, NOW), "where it stood"
 
 
 def test_a_runner_that_dies_without_a_job_displaces_who_counted_on_it() -> None:
@@ -164,11 +167,6 @@ def test_a_job_that_somebody_elses_runner_took_leaves_its_own_idle_with_the_size
     lease = pool.ledger.leases[one]
     assert (lease.is_idle, lease.profile, lease.size) == (True, "small", SMALL)
     assert pool.reserved == SMALL + SMALL
-
-
-def recover(pool: Pool, plan: Plan) -> Plan:
-    """What the provisioner does with displaced jobs."""
-    return pool.settle(*(Requeue(pool.known[key]) for key in plan.todo.displaced))
 
 
 def test_a_displaced_job_gets_another_runner_before_those_who_came_after_it() -> None:
