@@ -11,7 +11,7 @@ from datetime import datetime
 from ..documents.ledger import Lease, Ledger, Waiting
 from ..documents.lifecycle import JobState
 from ..documents.runner_name import make_runner_name
-from ..documents.workflow_job import DecisionRecord, Reservation, RunnerPlan, WorkflowJob
+from ..documents.workflow_job import DecisionRecord, Reservation, RunnerPlan, WorkflowJob, owner_of
 from ..routing.capacity import Capacity, Shortage, Size, find_shortage
 from ..routing.classify import Match
 from ..routing.evaluate import Decision, Outcome, decide_without_room
@@ -118,6 +118,8 @@ def _apply(draft: _Draft, request: _AtOnce) -> Result:
     match request:
         case Promise():
             return _promise(draft, request)
+        case Start() | Release() if _is_anothers(books, request):
+            return supply.forget(books, Forget(request.job_key))
         case Start():
             return supply.start(books, request)
         case Release():
@@ -134,6 +136,17 @@ def _apply(draft: _Draft, request: _AtOnce) -> Result:
             return _postpone(draft, request)
         case Refresh():
             return _refresh(books, request)
+
+
+def _is_anothers(books: Books, request: Start | Release) -> bool:
+    """Whether the runner that a job names is another organization's, which shares the pool.
+
+    Names are not secret: whoever calls a runner of theirs like one of ours must not free its place.
+    """
+    lease = books.leases.get(request.runner_name)
+    if lease is None or not request.job_key:
+        return False
+    return not lease.scale_set.startswith(scale_set_key(owner_of(request.job_key), ""))
 
 
 def _refresh(books: Books, request: Refresh) -> Applied:

@@ -25,6 +25,11 @@ def read_job_key(key: str) -> tuple[int, int]:
     return int(words[1]), int(words[2])
 
 
+def owner_of(key: str) -> str:
+    """The login in a job's key, in lower case; logins of enterprise users have underscores, too."""
+    return key.rsplit("_", 2)[0]
+
+
 class DecisionRecord(Document):
     """What was decided about a queued job, and what was seen when it was decided."""
 

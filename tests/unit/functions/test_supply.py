@@ -76,6 +76,20 @@ def test_two_jobs_that_swap_need_no_new_runner() -> None:
     assert lease_of(pool, one) == ("acme_1_2", "large", LARGE)
 
 
+@pytest.mark.parametrize("news", [Release, start], ids=["ended", "started"])
+def test_the_runners_of_one_organization_are_out_of_anothers_reach(news: Any) -> None:
+    """Both share a pool; the other one has called a runner of its own like one of ours."""
+    pool = Pool()
+    one, _ = two_jobs(pool)
+    theirs = runner_of(pool.settle(admit(7, org="other_corp")).results[0])
+    before = pool.ledger.leases
+    message = news(one, 9) if news is start else news(one, "")
+    pool.settle(replace(message, job_key="other_corp_1_9"))
+    assert pool.ledger.leases == before
+    pool.settle(Release(theirs, "other_corp_1_7"))
+    assert pool.ledger.leases == {name: lease for name, lease in before.items() if name != theirs}
+
+
 def test_a_cycle_of_swaps_ends_where_github_has_put_everybody() -> None:
     pool = Pool()
     names = [runner_of(result) for result in pool.settle(*(admit(number) for number in range(1, 6))).results]
