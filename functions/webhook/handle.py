@@ -114,7 +114,7 @@ class WebhookHandler:
         job = _facts_of(event, JobState.QUEUED, Phases(queued_at=event.created_at, received_at=now), now)
         in_force = await self._policy_of(event.owner)
         if in_force is None:
-            return await self._ignore(job, f"no policy for {event.owner}: publish one with runyard policy push")
+            return await self._ignore(job, _not_installed(event))
         warnings = tuple(f"policy not in force: {problem}" for problem in in_force.problems)
         if in_force.policy is None:
             reason = f"the policy of {event.owner} is not valid, and there is no earlier one"
@@ -210,9 +210,17 @@ class WebhookHandler:
             return (f"the run was not cancelled: {error}",)
         return ("the run was cancelled (cancel: true)",)
 
+    async def _is_strangers(self, event: JobEvent) -> bool:
+        """Whether a job that is on no runner of ours belongs to somebody who has no policy here."""
+        if read_runner_name(event.runner_name or "") is not None:
+            return False
+        return not has_policy(await self._store.read_installation(event.owner))
+
     # in_progress
 
     async def _in_progress(self, event: JobEvent) -> Reply:
+        if await self._is_strangers(event):
+            return Reply("ignored", _not_installed(event))
         job = _facts_of(event, JobState.IN_PROGRESS, Phases(started_at=event.started_at), self._now())
         name = read_runner_name(event.runner_name or "")
         warnings: tuple[str, ...] = ()
@@ -279,6 +287,8 @@ class WebhookHandler:
     # completed
 
     async def _completed(self, event: JobEvent) -> Reply:
+        if await self._is_strangers(event):
+            return Reply("ignored", _not_installed(event))
         phases = Phases(completed_at=event.completed_at)
         update: dict[str, Any] = {"conclusion": event.conclusion, "expire_at": self._now() + KEPT_FOR}
         if event.started_at is not None:
@@ -297,6 +307,10 @@ class WebhookHandler:
         if name is not None and event.runner_name is not None:
             return await self._settle(name.pool, Release(event.runner_name, _key_of(event)))
         return await self._leave_to_others(await self._store.read_job(_key_of(event)))
+
+
+def _not_installed(event: JobEvent) -> str:
+    return f"no policy for {event.owner}: publish one with runyard policy push"
 
 
 def _known(key: str) -> Reply:
