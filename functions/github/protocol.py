@@ -138,7 +138,8 @@ def create_installation_token(installation_id: int) -> Request:
 
 
 class _Reply(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    # A webhook needs one or two of the replies: only those that are read cost time.
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class _Runner(_Reply):
