@@ -49,6 +49,11 @@ format: setup ## format and mend what can be mended
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
+.PHONY: archive
+archive: ## the functions as Terraform uploads them, named by their hash; prints the path
+	@scripts/setup venv >&2
+	@$(PYTHON) -m local.archive dist
+
 .PHONY: requirements
 requirements: setup ## compile the requirements files from pyproject.toml
 	scripts/compile-requirements

@@ -124,10 +124,18 @@ class Stack:
     def start_function(self, target: str = "github_webhook", port: int | None = None) -> Process:
         """One of the functions, as the cloud starts it; on its own port when several run."""
         port = port or self.function_port
-        environment = {
+        command = [str(Path(sys.executable).parent / "functions-framework")]
+        name = "function" if port == self.function_port else f"function-{target}-{port}"
+        return self._start(name, command, port, self.function_environment(target, port))
+
+    def function_environment(
+        self, target: str, port: int, source: Path = ROOT / "functions" / "main.py"
+    ) -> dict[str, str]:
+        """What the cloud gives one of the functions, besides the variables of the machine."""
+        return {
             **self._environment,
             "FUNCTION_TARGET": target,
-            "FUNCTION_SOURCE": str(ROOT / "functions" / "main.py"),
+            "FUNCTION_SOURCE": str(source),
             "FUNCTION_USE_ASGI": "true",
             "HOST": "127.0.0.1",
             "PORT": str(port),
@@ -138,9 +146,6 @@ class Stack:
             "SSL_CERT_FILE": str(self.authority),
             **self.options.function_environment,
         }
-        command = [str(Path(sys.executable).parent / "functions-framework")]
-        name = "function" if port == self.function_port else f"function-{target}-{port}"
-        return self._start(name, command, port, environment)
 
     def start_commands(self) -> Process:
         """The function that does what controllers ask for."""
