@@ -25,7 +25,7 @@ class Settings:
     """What the functions need to know of where they run."""
 
     webhook_secrets: tuple[SecretStr, ...]
-    """any of them may have signed: put the new one beside the old one to rotate"""
+    """any of them may have signed: put the new one beside the old one to rotate; only `github_webhook` needs any"""
     github_api_url: str
     github_credentials: SecretStr | AppCredentials
     project: str
@@ -43,8 +43,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         SettingsError: with everything that is wrong.
     """
     problems: list[str] = []
-    secrets = tuple(SecretStr(s.strip()) for s in environment.get("GITHUB_WEBHOOK_SECRET", "").split(",") if s.strip())
-    if not secrets:
+    secrets = _read_secrets(environment, "GITHUB_WEBHOOK_SECRET") + _read_secrets(
+        environment, "GITHUB_WEBHOOK_SECRET_PREVIOUS"
+    )
+    if not secrets and environment.get("FUNCTION_TARGET", "github_webhook") == "github_webhook":
         problems.append("GITHUB_WEBHOOK_SECRET is missing: give the webhook's secret, or several with commas")
     api_url = environment.get("GITHUB_API_URL") or DEFAULT_API_URL
     if not api_url.startswith(("https://", "http://")):
@@ -64,6 +66,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         oidc_issuer=environment.get("GITHUB_OIDC_ISSUER") or "https://token.actions.githubusercontent.com",
         oidc_audience=environment.get("RUNYARD_AUDIENCE") or "runyard",
     )
+
+
+def _read_secrets(environment: Mapping[str, str], name: str) -> tuple[SecretStr, ...]:
+    return tuple(SecretStr(secret.strip()) for secret in environment.get(name, "").split(",") if secret.strip())
 
 
 def _read_credentials(environment: Mapping[str, str], problems: list[str]) -> SecretStr | AppCredentials | None:

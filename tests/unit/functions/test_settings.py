@@ -56,6 +56,19 @@ def test_several_webhook_secrets_stand_beside_each_other(written: str, secrets: 
     assert [secret.get_secret_value() for secret in settings.webhook_secrets] == secrets
 
 
+def test_the_secret_that_is_replaced_may_stand_in_a_variable_of_its_own() -> None:
+    """Secret Manager gives each version to one variable."""
+    settings = read_settings(WITH_TOKEN | {"GITHUB_WEBHOOK_SECRET": "new\n", "GITHUB_WEBHOOK_SECRET_PREVIOUS": "old"})
+    assert [secret.get_secret_value() for secret in settings.webhook_secrets] == ["new", "old"]
+
+
+def test_only_the_webhook_function_needs_the_webhook_secret() -> None:
+    without = WITH_TOKEN | {"GITHUB_WEBHOOK_SECRET": ""}
+    assert read_settings(without | {"FUNCTION_TARGET": "route"}).webhook_secrets == ()
+    [told] = problems_of(without | {"FUNCTION_TARGET": "github_webhook"})
+    assert "GITHUB_WEBHOOK_SECRET is missing" in told
+
+
 @pytest.mark.parametrize(
     ("variable", "field", "value"),
     [
