@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
+TERRAFORM := $(shell command -v terraform || command -v tofu)
+CHECKOV := build/checkov/bin/checkov
 
 .PHONY: help
 help: ## list the targets
@@ -19,7 +21,8 @@ demo: ## ten jobs from webhook to right-sized containers, on this machine (KEEP=
 .PHONY: test
 test: ## everything: unit, contract, integration and end-to-end tests
 	@scripts/setup venv system
-	$(PYTEST) tests/unit tests/contract tests/integration tests/e2e
+	$(PYTEST) tests/unit tests/contract tests/integration tests/e2e $(if $(TERRAFORM),tests/terraform)
+	@$(if $(TERRAFORM),:,echo "tests/terraform did not run: it needs terraform or tofu 1.9 or newer")
 
 .PHONY: test-unit
 test-unit: setup ## only the tests without I/O: seconds
@@ -35,6 +38,15 @@ bench: ## measure: all of benchmarks/, or one with NAME=routing; exit code 1 whe
 	@scripts/setup venv system
 	@$(PYTHON) -m benchmarks $(NAME)
 
+.PHONY: test-terraform
+test-terraform: setup ## only what needs Terraform: the configuration, planned and applied against a provider that pretends
+	$(PYTEST) tests/terraform
+
+.PHONY: scan
+scan: ## the Terraform configuration with checkov, in an environment of its own (300 MB)
+	@[ -x $(CHECKOV) ] || { python3 -m venv build/checkov && build/checkov/bin/python -m pip install --quiet checkov==3.3.30; }
+	$(CHECKOV) --directory terraform --framework terraform --compact --quiet --skip-download
+
 .PHONY: lint
 lint: setup ## format, lint, types, import contracts; changes nothing
 	.venv/bin/ruff format --check .
@@ -42,7 +54,8 @@ lint: setup ## format, lint, types, import contracts; changes nothing
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	for script in controller/inside/*.sh scripts/setup scripts/compile-requirements .ci/run local/demo/job.sh; do sh -n $$script || exit 1; done
-	if ls terraform/*.tf >/dev/null 2>&1 && command -v terraform >/dev/null; then terraform fmt -check terraform; fi
+	.venv/bin/actionlint -shellcheck= -pyflakes=
+	$(if $(TERRAFORM),$(TERRAFORM) fmt -check -recursive terraform)
 
 .PHONY: format
 format: setup ## format and mend what can be mended

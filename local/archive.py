@@ -4,6 +4,7 @@ The same content gives the same bytes and the same name on every machine, so tha
 have changed, and only then. `python -m local.archive FOLDER` writes it and prints its path.
 """
 
+import ast
 import hashlib
 import os
 import subprocess
@@ -21,6 +22,17 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """the earliest time that a zip can hold"""
 _IMAGE_TIME_S = 315_532_801
 """1980-01-01 00:00:01 UTC, which the buildpacks' lifecycle gives every file of an image (buildpacks/lifecycle#1358)"""
+
+
+def targets() -> list[str]:
+    """The functions that the archive can be started as."""
+    tree = ast.parse((FUNCTIONS / "main.py").read_text())
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.AsyncFunctionDef)
+        and "functions_framework.aio.http" in map(ast.unparse, node.decorator_list)
+    ]
 
 
 def build_archive(folder: Path, functions: Path = FUNCTIONS) -> Path:

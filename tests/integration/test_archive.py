@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local.archive import BUILD_ENVIRONMENT, build_archive, build_as_google_does, make_environment
+from local.archive import BUILD_ENVIRONMENT, build_archive, build_as_google_does, make_environment, targets
 from local.processes import Process, accepts_connections, free_port
 from local.stack import Stack, StackOptions
 from tests.integration.conftest import Org, WebhookClient
@@ -26,17 +26,6 @@ PAYLOAD = ROOT / "tests" / "payloads" / "workflow_job.queued.real-attempt10.graf
 DEPLOYED_TOP_LEVEL = {"functions", "controller", "simulator", "local", "policies", "tests"}
 OURS = "built"
 """the folder that stands for the cloud's: not called `functions`"""
-
-
-def targets() -> list[str]:
-    """What main.py can be started as."""
-    tree = ast.parse((FUNCTIONS / "main.py").read_text())
-    return [
-        node.name
-        for node in tree.body
-        if isinstance(node, ast.AsyncFunctionDef)
-        and "functions_framework.aio.http" in map(ast.unparse, node.decorator_list)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +78,28 @@ def test_the_archive_serves_a_signed_webhook_with_its_own_requirements_alone(
     finally:
         client.close()
         process.stop()
+
+
+def test_the_metrics_of_the_cloud_count_fields_that_the_function_writes(
+    github: Stack, main: Path, programs: Path
+) -> None:
+    """terraform/monitoring.tf names fields of the log's lines, and nothing else would notice a new name."""
+    process = start("github_webhook", github.function_port, github, main, programs)
+    client = WebhookClient(github)
+    try:
+        org = Org(client, json.loads(PAYLOAD.read_text()))
+        org.add_host()
+        org.publish()
+        org.queue(1)
+        org.publish({"version": "broken"})
+        assert org.queue(2)["warnings"]
+    finally:
+        client.close()
+        process.stop()
+    lines = [json.loads(line) for line in process.log_file.read_text().splitlines() if line.startswith("{")]
+    written = {field for line in lines if line["message"] == "webhook" for field in line}
+    filters = (ROOT / "terraform" / "monitoring.tf").read_text()
+    assert set(re.findall(r"jsonPayload\.(\w+)", filters)) <= written
 
 
 @pytest.mark.parametrize("target", targets())
