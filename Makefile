@@ -53,7 +53,7 @@ lint: setup ## format, lint, types, import contracts; changes nothing
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	for script in controller/inside/*.sh scripts/setup scripts/compile-requirements .ci/run local/demo/job.sh; do sh -n $$script || exit 1; done
+	for script in controller/inside/*.sh scripts/setup scripts/compile-requirements .ci/run local/demo/job.sh .github/test-case-10/*.sh; do sh -n $$script || exit 1; done
 	.venv/bin/actionlint -shellcheck= -pyflakes=
 	$(if $(TERRAFORM),$(TERRAFORM) fmt -check -recursive terraform)
 
