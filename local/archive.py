@@ -24,14 +24,13 @@ _IMAGE_TIME_S = 315_532_801
 """1980-01-01 00:00:01 UTC, which the buildpacks' lifecycle gives every file of an image (buildpacks/lifecycle#1358)"""
 
 
-def targets() -> list[str]:
-    """The functions that the archive can be started as."""
-    tree = ast.parse((FUNCTIONS / "main.py").read_text())
+def targets(kind: str) -> list[str]:
+    """The functions of main.py that take requests of a kind, `http` or `cloud_event`."""
+    decorator = f"functions_framework.aio.{kind}"
     return [
         node.name
-        for node in tree.body
-        if isinstance(node, ast.AsyncFunctionDef)
-        and "functions_framework.aio.http" in map(ast.unparse, node.decorator_list)
+        for node in ast.parse((FUNCTIONS / "main.py").read_text()).body
+        if isinstance(node, ast.AsyncFunctionDef) and decorator in map(ast.unparse, node.decorator_list)
     ]
 
 

@@ -49,6 +49,21 @@ locals {
       }
       secrets = local.credentials
     }
+    commands = {
+      entry_point = "commands"
+      description = "Does what controllers ask for and cannot do themselves"
+      timeout_s   = 60
+      # Events come from inside.
+      ingress       = "ALLOW_INTERNAL_ONLY"
+      min_instances = 0
+      max_instances = 2
+      concurrency   = 80
+      cpu           = "1"
+      memory        = "512M"
+      environment   = {}
+      secrets       = local.credentials
+      trigger       = { collection = "commands" }
+    }
     reconcile = {
       entry_point = "reconcile"
       description = "Finds what was lost and finishes what was half done"
@@ -150,7 +165,7 @@ resource "google_artifact_registry_repository" "functions" {
 resource "google_cloudfunctions2_function" "this" {
   #checkov:skip=CKV_GCP_124:GitHub and its workflows come from the internet, and sign what they send
 
-  for_each = local.has_secrets ? local.functions : {}
+  for_each = { for name, function in local.functions : name => function if local.has_secrets }
 
   project     = var.project_id
   location    = var.region
@@ -201,11 +216,33 @@ resource "google_cloudfunctions2_function" "this" {
     }
   }
 
+  # Each new document of a collection starts the function, again and again until it has succeeded.
+  dynamic "event_trigger" {
+    for_each = try([each.value.trigger], [])
+    content {
+      trigger_region        = google_firestore_database.this.location_id
+      event_type            = "google.cloud.firestore.document.v1.created"
+      retry_policy          = "RETRY_POLICY_RETRY"
+      service_account_email = google_service_account.this["trigger"].email
+
+      event_filters {
+        attribute = "database"
+        value     = google_firestore_database.this.name
+      }
+      event_filters {
+        attribute = "document"
+        operator  = "match-path-pattern"
+        value     = "${event_trigger.value.collection}/{id}"
+      }
+    }
+  }
+
   depends_on = [
     google_artifact_registry_repository_iam_member.build,
     google_project_iam_member.build_logs,
     google_project_iam_member.build_source,
     google_project_iam_member.documents,
+    google_project_iam_member.trigger,
     google_secret_manager_secret_iam_member.this,
   ]
 }

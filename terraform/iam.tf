@@ -3,13 +3,15 @@ locals {
     webhook   = "Runyard: receives webhooks"
     route     = "Runyard: answers workflows"
     reconcile = "Runyard: finds what was lost"
+    commands  = "Runyard: does what controllers ask for"
+    trigger   = "Runyard: brings events to commands, and may do nothing else"
     scheduler = "Runyard: starts reconcile, and may do nothing else"
     build     = "Runyard: builds the functions"
     host      = "Runyard: controllers on Docker hosts, without access to GitHub"
   }
 
   # Everybody who reads and writes documents. Firestore's IAM knows databases, not collections.
-  document_users = ["webhook", "route", "reconcile", "host"]
+  document_users = ["webhook", "route", "commands", "reconcile", "host"]
   own_database   = "resource.name == \"projects/${var.project_id}/databases/${var.firestore.database}\""
 
   # Which function reads which secret.
@@ -80,14 +82,21 @@ resource "google_cloud_run_v2_service_iam_member" "everybody" {
   member   = "allUsers"
 }
 
-resource "google_cloud_run_v2_service_iam_member" "scheduler" {
-  count = local.has_secrets ? 1 : 0
+# Who starts the functions that nobody from outside may start.
+resource "google_cloud_run_v2_service_iam_member" "starters" {
+  for_each = local.has_secrets ? { reconcile = "scheduler", commands = "trigger" } : {}
 
   project  = var.project_id
   location = var.region
-  name     = google_cloudfunctions2_function.this["reconcile"].name
+  name     = google_cloudfunctions2_function.this[each.key].name
   role     = "roles/run.invoker"
-  member   = google_service_account.this["scheduler"].member
+  member   = google_service_account.this[each.value].member
+}
+
+resource "google_project_iam_member" "trigger" {
+  project = var.project_id
+  role    = "roles/eventarc.eventReceiver"
+  member  = google_service_account.this["trigger"].member
 }
 
 # What a build needs: to log, to fetch the source, to store the image.

@@ -84,7 +84,7 @@ resource "google_logging_metric" "reconciled" {
 }
 
 locals {
-  lines     = "resource.type=\"cloud_run_revision\" resource.labels.service_name=~\"^${var.name}-(webhook|route|reconcile)$\""
+  lines     = "resource.type=\"cloud_run_revision\" resource.labels.service_name=~\"^${var.name}-(webhook|route|commands|reconcile)$\""
   on_run    = "resource.type=\"cloud_run_revision\""
   user_name = "metric.type=\"logging.googleapis.com/user"
 

@@ -24,5 +24,5 @@ resource "google_cloud_scheduler_job" "reconcile" {
     }
   }
 
-  depends_on = [google_cloud_run_v2_service_iam_member.scheduler]
+  depends_on = [google_cloud_run_v2_service_iam_member.starters]
 }

@@ -102,7 +102,7 @@ def test_the_metrics_of_the_cloud_count_fields_that_the_function_writes(
     assert set(re.findall(r"jsonPayload\.(\w+)", filters)) <= written
 
 
-@pytest.mark.parametrize("target", targets())
+@pytest.mark.parametrize("target", targets("http"))
 def test_each_function_of_the_archive_starts_and_says_what_it_takes(
     target: str, github: Stack, main: Path, programs: Path
 ) -> None:
@@ -116,8 +116,31 @@ def test_each_function_of_the_archive_starts_and_says_what_it_takes(
         process.stop()
 
 
+@pytest.mark.parametrize("target", targets("cloud_event"))
+def test_each_function_of_the_archive_that_events_start_takes_one(
+    target: str, github: Stack, main: Path, programs: Path
+) -> None:
+    """As Firestore's triggers send it: the body is protobuf, and what it is about stands in the headers."""
+    port = free_port()
+    process = start(target, port, github, main, programs)
+    headers = {
+        "ce-id": "1",
+        "ce-specversion": "1.0",
+        "ce-type": "google.cloud.firestore.document.v1.created",
+        "ce-source": "//firestore.googleapis.com/projects/none/databases/(default)",
+        "ce-subject": f"documents/{target}/nobody-has-asked-for-this",
+        "content-type": "application/protobuf",
+    }
+    try:
+        answer = httpx.post(f"http://127.0.0.1:{port}/", content=b"\n\x85\x01\n\xff\xfe", headers=headers, timeout=30)
+        assert answer.status_code == 200, process.tail()
+    finally:
+        process.stop()
+
+
 def test_there_are_functions_to_be_deployed() -> None:
-    assert {"github_webhook", "route"} <= set(targets())
+    assert {"github_webhook", "route"} <= set(targets("http"))
+    assert "commands" in targets("cloud_event")
 
 
 # The file

@@ -12,6 +12,7 @@ import pytest
 from google.auth import identity_pool
 
 from controller.settings import read_settings
+from functions.documents import command
 from local.archive import BUILD_ENVIRONMENT, targets
 from tests.terraform.conftest import ROOT, Applied, Configuration
 
@@ -168,7 +169,7 @@ def test_the_functions_are_told_exactly_what_their_settings_read(small: Applied,
     told = {
         name
         for applied in (small, production)
-        for function in ("webhook", "route", "reconcile")
+        for function in ("webhook", "route", "commands", "reconcile")
         for name in variables(applied, function)
     }
     # The target is set by Google; the issuer of the scheduler's tokens is another one in tests only.
@@ -180,8 +181,10 @@ def test_the_functions_are_told_exactly_what_their_settings_read(small: Applied,
 
 def test_each_function_is_deployed_under_a_target_of_main(production: Applied) -> None:
     functions = production.of_type("google_cloudfunctions2_function").values()
-    deployed = {function["build_config"][0]["entry_point"] for function in functions}
-    assert set(targets()) <= deployed <= {*targets(), "reconcile"}
+    deployed = {function["build_config"][0]["entry_point"] for function in functions if not function["event_trigger"]}
+    assert set(targets("http")) <= deployed <= {*targets("http"), "reconcile"}
+    triggered = {function["build_config"][0]["entry_point"] for function in functions if function["event_trigger"]}
+    assert triggered == set(targets("cloud_event"))
 
 
 def test_the_functions_are_built_so_that_their_compiled_files_count(production: Applied) -> None:
@@ -205,8 +208,10 @@ def test_few_large_instances_take_many_webhooks_at_once(small: Applied, producti
     assert (service(small, "webhook")["min_instance_count"], service(small, "webhook")["max_instance_count"]) == (0, 2)
 
 
-def test_only_reconcile_is_closed_to_the_internet(production: Applied) -> None:
-    assert service(production, "reconcile")["ingress_settings"] == "ALLOW_INTERNAL_ONLY"
+def test_only_what_github_calls_is_open_to_the_internet(production: Applied) -> None:
+    assert {service(production, name)["ingress_settings"] for name in ("commands", "reconcile")} == {
+        "ALLOW_INTERNAL_ONLY"
+    }
     assert {service(production, name)["ingress_settings"] for name in ("webhook", "route")} == {"ALLOW_ALL"}
 
 
@@ -217,6 +222,17 @@ def test_the_scheduler_signs_in_as_reconcile_expects(production: Applied) -> Non
     assert token["service_account_email"] == told["RECONCILE_CALLER"]
     assert token["audience"] == told["RECONCILE_AUDIENCE"]
     assert told["GITHUB_WEBHOOK_URL"] == production.outputs["webhook_url"]
+
+
+def test_new_commands_start_the_function_that_does_them(production: Applied) -> None:
+    [trigger] = production.of_type("google_cloudfunctions2_function")['this["commands"]']["event_trigger"]
+    [database] = [filter_ for filter_ in trigger["event_filters"] if filter_["attribute"] == "database"]
+    [document] = [filter_ for filter_ in trigger["event_filters"] if filter_["attribute"] == "document"]
+    assert database["value"] == "(default)"
+    assert (document["operator"], document["value"]) == ("match-path-pattern", f"{command.COLLECTION}/{{id}}")
+    assert trigger["event_type"] == "google.cloud.firestore.document.v1.created"
+    assert trigger["retry_policy"] == "RETRY_POLICY_RETRY"
+    assert trigger["trigger_region"] == "eur3", "events of a database are to be had where it is"
 
 
 # Secrets
@@ -234,7 +250,7 @@ def test_two_versions_of_the_webhook_secret_count_while_it_is_rotated(production
 
 
 def test_the_webhook_secret_is_for_the_webhook_function_alone(production: Applied) -> None:
-    for function in ("route", "reconcile"):
+    for function in ("route", "commands", "reconcile"):
         keys = [secret["key"] for secret in service(production, function)["secret_environment_variables"]]
         assert keys == ["GITHUB_APP_PRIVATE_KEY"]
 
@@ -324,6 +340,11 @@ def test_everybody_may_do_what_they_must_and_nothing_else(production: Applied) -
         "allUsers": {("roles/run.invoker", "runyard-webhook"), ("roles/run.invoker", "runyard-route")},
         "runyard-webhook/member": {documents, key, secret},
         "runyard-route/member": {documents, key},
+        "runyard-commands/member": {documents, key},
+        "runyard-trigger/member": {
+            ("roles/eventarc.eventReceiver", "project"),
+            ("roles/run.invoker", "runyard-commands"),
+        },
         "runyard-reconcile/member": {documents, key, ("roles/bigquery.dataEditor", "jobs")},
         "runyard-scheduler/member": {("roles/run.invoker", "runyard-reconcile")},
         "runyard-build/member": {
