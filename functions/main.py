@@ -3,6 +3,12 @@
 The functions are asynchronous, so that one instance takes many webhooks at once and commits them together.
 """
 
+import gc
+
+# Nearly everything that is made while a thousand modules are imported stays: to look for garbage among it costs 7 % of
+# a cold start.
+gc.disable()
+
 import asyncio
 import gc
 import logging
@@ -30,6 +36,9 @@ from .webhook import signature
 from .webhook.event import MalformedPayload, parse_event
 from .webhook.handle import Reply, WebhookHandler
 from .webhook.provision import Provisioner
+
+gc.freeze()
+gc.enable()
 
 if TYPE_CHECKING:
     from cloudevents.http.event import CloudEvent

@@ -223,6 +223,11 @@ def test_the_start_imports_only_what_a_webhook_needs(main: Path, programs: Path)
     assert {package for package in packages if not package.startswith("_")} == {OURS, "nacl"}
 
 
+def test_garbage_is_collected_again_once_everything_is_imported(main: Path, programs: Path) -> None:
+    _, said = imported(programs, main.parent.parent, f"{OURS}.main, gc; assert gc.isenabled(); import sys")
+    assert said == ""
+
+
 @pytest.mark.parametrize(
     ("environment", "is_used"),
     [(BUILD_ENVIRONMENT, True), ({}, False)],
