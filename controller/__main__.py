@@ -12,13 +12,14 @@ import typer
 
 from functions.log import configure_logging
 
-from .cli import policy
+from .cli import github, policy
 from .settings import Settings, SettingsError, read_settings
 
 app = typer.Typer(
     help="Runs GitHub Actions jobs in containers of the right size.", no_args_is_help=True, add_completion=False
 )
 app.add_typer(policy.app, name="policy")
+app.add_typer(github.app, name="github")
 _Config = Annotated[Path, typer.Option("--config", help="the controller's YAML file", envvar="RUNYARD_CONFIG")]
 
 

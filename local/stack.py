@@ -44,6 +44,8 @@ class StackOptions:
     webhook_content_type: str = "json"
     users: str = ""
     """owners that are users; comma-separated"""
+    has_webhook: bool = True
+    """GitHub has a webhook to the function from the start"""
     is_app: bool = False
     """the function signs in as a GitHub App instead of with a token"""
     function_environment: Mapping[str, str] = field(default_factory=dict)
@@ -108,7 +110,7 @@ class Stack:
             "--host-name": GITHUB_HOST_NAME,
             "--port": self.github_port,
             "--control-port": self.control_port,
-            "--webhook-url": self.function_url,
+            "--webhook-url": self.function_url if self.options.has_webhook else "",
             "--webhook-secret-file": folder / "webhook.secret",
             "--webhook-content-type": self.options.webhook_content_type,
             "--token-file": folder / "github.token",

@@ -66,6 +66,7 @@ class Control:
             Route("/ping", self.ping, methods=["POST"]),
             Route("/faults", self.add_fault, methods=["POST"]),
             Route("/faults", self.clear_faults, methods=["DELETE"]),
+            Route("/set-up", self.undo_set_up, methods=["DELETE"]),
             Route("/hand-out/{mode}", self.set_hand_out, methods=["POST"]),
             Route("/oidc-token", self.sign_token, methods=["POST"]),
             Route("/oidc-rotate", self.rotate_keys, methods=["POST"]),
@@ -118,6 +119,12 @@ class Control:
 
     async def clear_faults(self, request: Request) -> Response:
         self._github.faults.clear()
+        return Response(status_code=204)
+
+    async def undo_set_up(self, request: Request) -> Response:
+        """No webhook and no App any more."""
+        self._github.deliveries.configure("", "", "json")
+        self._github.app = None
         return Response(status_code=204)
 
     async def set_hand_out(self, request: Request) -> Response:

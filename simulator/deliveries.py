@@ -35,15 +35,22 @@ class Deliveries:
     """Sends to one webhook. Events of one job go in order, those of different jobs side by side."""
 
     def __init__(self, url: str, secret: str, content_type: str = "json"):
-        self._url = url
+        self.url = url
+        """empty as long as nobody has installed a webhook"""
+        self.content_type = content_type
         self._secret = secret
-        self._content_type = content_type
         self._http = httpx.AsyncClient(timeout=GIVE_UP_AFTER_S, limits=httpx.Limits(max_connections=200))
         self._last_of: dict[int | None, asyncio.Task[None]] = {}
         self.done: list[Delivery] = []
 
+    def configure(self, url: str, secret: str, content_type: str) -> None:
+        """What is sent from now on goes there, signed with this secret."""
+        self.url, self._secret, self.content_type = url, secret, content_type
+
     def send(self, event: str, payload: dict[str, Any], job_id: int | None = None) -> None:
         """Sends in the background."""
+        if not self.url:
+            return
         previous = self._last_of.get(job_id)
         self._last_of[job_id] = asyncio.create_task(self._send_after(previous, event, payload, job_id))
 
@@ -53,7 +60,7 @@ class Deliveries:
         if previous is not None:
             await asyncio.wait([previous])
         text = json.dumps(payload, ensure_ascii=False)
-        is_form = self._content_type == "form"
+        is_form = self.content_type == "form"
         body = (urlencode({"payload": text}) if is_form else text).encode()
         guid = str(uuid.uuid4())
         headers = {
@@ -69,7 +76,7 @@ class Deliveries:
         }
         started = time.monotonic()
         try:
-            response = await self._http.post(self._url, content=body, headers=headers)
+            response = await self._http.post(self.url, content=body, headers=headers)
             status, answer = response.status_code, response.text
         except httpx.HTTPError as error:
             status, answer = 0, f"{type(error).__name__}: {error}"

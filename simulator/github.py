@@ -37,6 +37,9 @@ class App:
     public_key: bytes
     """PEM"""
     installation_id: int
+    permissions: dict[str, str] = field(default_factory=dict)
+    events: tuple[str, ...] = ()
+    is_installed: bool = True
 
 
 @dataclass

@@ -20,6 +20,7 @@ from .payloads import (
     run_json,
     runner_json,
 )
+from .setting_up import SettingUp
 from .world import ApiError
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -67,6 +68,7 @@ class RestApi:
                     self._route("POST", f"{scope}/actions/variables", self.create_variable),
                 )
             ),
+            *SettingUp(self._github).routes(self._route),
             Route("/.well-known/jwks", self.get_signing_keys, methods=["GET"]),
             Route("/_oidc/token/{run_id:int}", self.get_oidc_token, methods=["GET"]),
         ]
@@ -140,9 +142,11 @@ class RestApi:
         return JSONResponse({"total_count": len(groups), "runner_groups": groups})
 
     async def get_installation(self, request: Request) -> Response:
-        if self._github.app is None:
+        app = self._github.app
+        if app is None or not app.is_installed:
             raise ApiError(404, "Not Found")
-        return JSONResponse({"id": self._github.app.installation_id, "app_id": 1, "target_type": "Organization"})
+        permissions = {"permissions": app.permissions} if app.permissions else {}
+        return JSONResponse({"id": app.installation_id, "app_id": 1, "target_type": "Organization"} | permissions)
 
     async def create_token(self, request: Request) -> Response:
         if self._github.app is None or request.path_params["id"] != self._github.app.installation_id:
