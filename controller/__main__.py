@@ -12,7 +12,7 @@ import typer
 
 from functions.log import configure_logging
 
-from .cli import github, policy
+from .cli import github, hosts, policy
 from .settings import Settings, SettingsError, read_settings
 
 app = typer.Typer(
@@ -20,6 +20,9 @@ app = typer.Typer(
 )
 app.add_typer(policy.app, name="policy")
 app.add_typer(github.app, name="github")
+app.command()(hosts.hosts)
+app.command()(hosts.drain)
+app.command()(hosts.resume)
 _Config = Annotated[Path, typer.Option("--config", help="the controller's YAML file", envvar="RUNYARD_CONFIG")]
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -76,7 +76,13 @@ class Daemon:
             _now,
         )
         self._pending = PendingRunners(
-            self._store, self._runners, settings.host_id, settings.pool, _now, self._launcher.begin
+            self._store,
+            self._runners,
+            settings.host_id,
+            settings.pool,
+            _now,
+            self._launcher.begin,
+            lambda: self._launcher.health.most_claims(_now()),
         )
         finder = JobFinder(self._engine, self._store)
         self._endings = Endings(
@@ -189,9 +195,16 @@ class Daemon:
                 await self._store.write_host(self._describe(_now() + LEASE))
                 hosts = await self._store.list_hosts(self._settings.pool)
                 self._pending.hosts = {host.host_id for host in hosts if host.is_available(_now())}
+                self._heed_operator(hosts)
             except (StoreUnavailable, StoreRefused) as error:
                 _log.error("no heartbeat: %s", error)
             await asyncio.sleep(_HEARTBEAT_S)
+
+    def _heed_operator(self, hosts: Iterable[Host]) -> None:
+        is_draining = any(host.host_id == self._settings.host_id and host.is_draining for host in hosts)
+        if is_draining is not self._launcher.health.is_draining:
+            _log.warning("host %s %s", self._settings.host_id, "drains" if is_draining else "takes new runners again")
+            self._launcher.health = self._launcher.health.with_draining(is_draining=is_draining)
 
     def _describe(self, lease_until: datetime) -> Host:
         ledger = self._runners.ledger
@@ -206,6 +219,7 @@ class Daemon:
             public_key=self._public_key,
             version=version("runyard"),
             docker_version=self._engine_version,
+            trouble=self._launcher.health.in_words(),
             heartbeat_at=_now(),
             lease_until=lease_until,
         )

@@ -149,10 +149,11 @@ class ControllerStore:
         return [WorkflowJob.from_firestore(snapshot.to_dict() or {}) for snapshot in snapshots]
 
     async def write_host(self, description: Host) -> None:
-        """The heartbeat."""
+        """The heartbeat; whether the host drains is an operator's word, and stays."""
         reference = self._client.collection(host.COLLECTION).document(description.host_id)
+        fields = description.model_dump(by_alias=True, exclude={"is_draining"})
         with translated_errors():
-            await reference.set(description.to_firestore(), retry=_RETRY, timeout=_TIMEOUT_S)
+            await reference.set(fields, merge=True, retry=_RETRY, timeout=_TIMEOUT_S)
 
     async def list_hosts(self, pool: str) -> list[Host]:
         query = self._client.collection(host.COLLECTION).where(filter=firestore.FieldFilter("pool", "==", pool))

@@ -20,6 +20,7 @@ from .containers import ContainerState, DockerEngine
 from .errors import CannotStart, EngineUnavailable
 from .failure import note_failure
 from .firestore import ControllerStore
+from .health import Health
 from .networks import NoBridgeLeft
 from .proxy_client import ProxyUnavailable
 from .runners import LocalRunner, Runners
@@ -53,6 +54,7 @@ class Launcher:
         self._publish = publish
         self._starts = asyncio.Semaphore(starts_at_once)
         self._now = now
+        self.health = Health()
         self.is_stopping = False
         """what has not begun is handed back instead of started"""
 
@@ -69,8 +71,10 @@ class Launcher:
                     return
                 state = await self._start(runner, self._unseal(runner))
         except (CannotStart, CannotOpen, EngineUnavailable, NoBridgeLeft, ProxyUnavailable) as error:
+            self.health = self.health.after_failure(str(error), self._now())
             await self.fail(runner.runner_name, runner.pool, str(error))
             return
+        self.health = self.health.after_start()
         self._launched(runner, state)
 
     def _unseal(self, runner: PendingRunner) -> SecretStr:

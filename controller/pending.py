@@ -30,6 +30,7 @@ class PendingRunners:
         pool: str,
         now: Callable[[], datetime],
         launch: Callable[[PendingRunner], None],
+        most_claims: Callable[[], int | None],
     ):
         self._store = store
         self._runners = runners
@@ -37,6 +38,7 @@ class PendingRunners:
         self._pool = pool
         self._now = now
         self._launch = launch
+        self._most_claims = most_claims
         self._pending: dict[str, Seen] = {}
         self._doorbell = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -85,6 +87,7 @@ class PendingRunners:
             self._doorbell.clear()
             candidates = [one.runner for name, one in self._pending.items() if name not in self._runners]
             chosen = choose(candidates, self._runners.ledger, self._host_id, self.hosts, self._now())
+            chosen = chosen[: self._most_claims()]
             if chosen:
                 await self._claim([self._pending[runner.runner_name] for runner in chosen])
 

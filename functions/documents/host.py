@@ -24,6 +24,9 @@ class Host(Document):
     public_key: bytes
     """JIT configs are sealed to it"""
     is_draining: bool = False
+    """an operator's word: the controller does not write it"""
+    trouble: str = ""
+    """why it takes little or nothing new, in words"""
     version: str = ""
     docker_version: str = ""
     heartbeat_at: datetime
