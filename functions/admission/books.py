@@ -178,9 +178,9 @@ class Books:
 
     def _know(self, scale_set: str, **fields: Any) -> None:
         before = self._limits.get(scale_set)
-        known = (before or KnownLimits(max_runners=1)).model_copy(update=fields)
-        if before != known:
-            self._limits[scale_set] = known
+        # In a burst, hundreds of jobs bring the same news along.
+        if before is None or any(getattr(before, name) != value for name, value in fields.items()):
+            self._limits[scale_set] = (before or KnownLimits(max_runners=1)).model_copy(update=fields)
             self.has_changed = True
 
     def _count(self, lease: Lease, change: int) -> None:

@@ -26,7 +26,8 @@ CALL_TIMEOUT_S = 3.0
 """for one call with its retries: a webhook has to be answered within 10 s"""
 HOSTS_KEPT_FOR_S = 5.0
 """a host's lease is 30 s, so a list this old still tells which hosts are alive"""
-MOST_READS = 100
+MOST_READS = 1000
+"""askers in one group: most of them ask for the same"""
 MOST_WRITES = 200
 """in one commit: a runner's document takes some 5 KB of the 10 MB that a commit may have"""
 
