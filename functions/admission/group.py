@@ -26,7 +26,7 @@ SPACING_S = 0.25
 CREDIT = 20
 """commits that may follow each other without spacing after a quiet time: a matrix of 500 jobs takes fewer"""
 UNHURRIED_S = 1.0
-"""for which the news of jobs that have begun or ended gathers while nobody waits for a place: fewer writes for a job"""
+"""between commits that only bring the news of jobs that have begun or ended, while nobody waits for a place"""
 MOST_ATTEMPTS = 8
 
 
@@ -130,10 +130,11 @@ class Admission:
                 _hand_out(group, plan)
 
     async def _wait_for_others(self) -> None:
-        """Lets what has time gather, until something comes that has not."""
-        if not any(self._is_urgent(waiting.request) for waiting in self._waiting):
+        """Lets what has time gather for a while after the commit before, until something comes that has not."""
+        remaining_s = self._credited_at + self._unhurried_s - asyncio.get_running_loop().time()
+        if remaining_s > 0 and not any(self._is_urgent(waiting.request) for waiting in self._waiting):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self._unhurried_s)
+                await asyncio.wait_for(self._hurry.wait(), remaining_s)
         self._hurry.clear()
 
     def _is_urgent(self, request: Request) -> bool:
