@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 _console = Console(stderr=True, highlight=False)
+if not _console.is_terminal:
+    _console.width = 200
 
 
 @dataclass(frozen=True)
