@@ -40,8 +40,11 @@ def release(books: Books, request: Release, displaced: list[str]) -> Applied:
     """A runner has ended its job, or is gone without one: then whoever counted on it needs another."""
     lease = books.drop_lease(request.runner_name)
     own = books.runner_of(request.job_key) if request.job_key else None
+    was_waiting = request.job_key in books.queue
+    # The news of its start may have been lost: what has ended waits for nothing.
+    books.drop_waiting(request.job_key)
     if lease is None:
-        return Applied(own is not None, _set_free(books, own))
+        return Applied(was_waiting or own is not None, _set_free(books, own))
     if lease.job_key == request.job_key:
         return Applied(True)
     if request.job_key:

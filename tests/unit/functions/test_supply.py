@@ -164,6 +164,16 @@ def test_a_swap_of_which_only_the_end_is_told_is_a_swap_all_the_same() -> None:
     assert lease_of(pool, one) == ("acme_1_2", "large", LARGE)
 
 
+def test_a_job_that_waited_and_has_ended_on_anothers_runner_waits_no_more() -> None:
+    pool = Pool()
+    one, two = two_jobs(pool)
+    # Its runner has died for the second time: it waits for a while.
+    pool.settle(Release(one), Requeue(pool.known["acme_1_1"], NOW + timedelta(seconds=60)))
+    assert "acme_1_1" in pool.ledger.queue
+    pool.settle(Release(two, "acme_1_1"))
+    assert "acme_1_1" not in pool.ledger.queue
+
+
 def test_the_news_of_a_start_that_comes_after_the_end_takes_no_place() -> None:
     pool = Pool()
     one, two = two_jobs(pool)
