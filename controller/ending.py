@@ -152,9 +152,9 @@ class Endings:
         job_key = runner.job.key if runner.job is not None else None
         about_job = await self._egress_of(runner)
         if runner.job is None and (job := await self._finder.ask_webhook(runner.name)) is not None:
-            # Its hook found no way to ask the gate, and was told to let it run all the same.
             job_key = job.key
-            about_job |= {"sizing": _not_asked(runner, job).to_firestore()}
+            if (note := note_unasked(runner, job)) is not None:
+                about_job |= {"sizing": note.to_firestore()}
         self._background.persist(lambda: self._store.end_runner(runner.name, job_key, about_job))
 
     def _write_without_job(self, runner: LocalRunner, reason: str, state: ContainerState | None) -> None:
@@ -176,7 +176,10 @@ class Endings:
             return {}
 
 
-def _not_asked(runner: LocalRunner, job: WorkflowJob) -> SizingReceipt:
+def note_unasked(runner: LocalRunner, job: WorkflowJob) -> SizingReceipt | None:
+    """For a job whose hook found no way to ask the gate; None where the gate has spoken, now or before a restart."""
+    if runner.has_asked or job.sizing is not None:
+        return None
     fit = unfit(None, "the job-started hook did not ask the gate", OnError.OPEN)
     profile = job.plan.profile if job.plan is not None else runner.own_profile
     return receipt(fit, made_for=runner.made_for_profile, profile=profile, known_by=BY_WEBHOOK, known_ms=0, took_ms=0)

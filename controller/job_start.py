@@ -90,6 +90,7 @@ class JobStart:
             return Answer(True, f"{runner.job.name} has its size already")
         # A hook whose connection broke asks again: both get the one answer.
         if runner.name not in self._under_way:
+            self._runners.change(runner.name, has_asked=True)
             task = asyncio.create_task(self._decide(runner, question))
             task.add_done_callback(lambda _: self._under_way.pop(runner.name, None))
             self._under_way[runner.name] = task

@@ -51,6 +51,8 @@ class LocalRunner:
     claimed_at: datetime | None = None
     provisioned_at: datetime | None = None
     """when its document was made"""
+    has_asked: bool = False
+    """its job has asked the gate, whatever came of it"""
     job: RunningJob | None = None
     job_started_at: datetime | None = None
     retired: str = ""

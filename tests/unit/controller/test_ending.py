@@ -1,9 +1,15 @@
 """Why a runner that never took a job has ended, in words."""
 
+from dataclasses import replace
+
 import pytest
 
 from controller.containers import ContainerState
-from controller.ending import explain_end
+from controller.ending import explain_end, note_unasked
+from controller.runners import LocalRunner
+from controller.sizing import Verdict, receipt, unfit
+from functions.routing.policy import OnError
+from tests.fakes.examples import job, pending_runner
 
 LOG = "2026-09-16T15:15:00Z √ Connected to GitHub\n2026-09-16T15:15:01Z An error occurred: Not configured\n"
 
@@ -47,3 +53,18 @@ def test_an_end_without_a_job_is_explained(state: ContainerState | None, log: st
 def test_a_runner_that_has_talked_too_much_is_quoted_briefly() -> None:
     log = "".join(f"2026-09-16T15:15:00Z {'x' * 5000}\n" for _ in range(100))
     assert len(explain_end(ended(1), log)) < 1200
+
+
+def test_a_job_that_passed_the_gate_without_asking_is_marked() -> None:
+    note = note_unasked(LocalRunner.of_claim(pending_runner()), job(1))
+    assert note is not None
+    assert (note.verdict, note.reason) == (Verdict.KEPT, "the job-started hook did not ask the gate")
+
+
+def test_what_the_gate_has_said_stands_when_the_runner_ends() -> None:
+    """A refused job has no runner, but a receipt, which may still be on its way to Firestore."""
+    runner = LocalRunner.of_claim(pending_runner())
+    refusal = unfit(None, "no room", OnError.CLOSED)
+    note = receipt(refusal, made_for="small", profile=runner.own_profile, known_by="", known_ms=0, took_ms=0)
+    assert note_unasked(runner, job(1, sizing=note)) is None
+    assert note_unasked(replace(runner, has_asked=True), job(1)) is None
