@@ -19,6 +19,7 @@ from .fitting import Fitting
 from .gate import Answer, Question
 from .identity import BY_OUTPUT, BY_WEBHOOK
 from .job_finder import Found, JobFinder
+from .proxy_client import ProxyUnavailable
 from .runner_log import RunnerProgress
 from .runners import LocalRunner, Runners, RunningJob
 from .sizing import Fit, Verdict, receipt, unfit
@@ -28,6 +29,7 @@ _CONFIRM_AFTER_S = 10.0
 """by then the webhook has come, if it comes at all"""
 _LEARN_LATE_AFTER_S = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """when the webhook is asked again about a job that runs without being known"""
+_TELL_PROXY_AGAIN_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class ReceiptStore(Protocol):
@@ -136,8 +138,18 @@ class JobStart:
             timeout_s = job.plan.profile.timeout_s if job.plan is not None else None
             running = RunningJob(job.key, job.name)
             self._runners.change(runner.name, job=running, job_started_at=self._now(), timeout_s=timeout_s)
-            await self._publish()
+            await self._tell_proxy(runner.name)
         self._write(runner, job, known.receipt(runner.made_for_profile), progress)
+
+    async def _tell_proxy(self, runner_name: str) -> None:
+        """A proxy that is just being restarted fails no job: it gets its table when it is back."""
+        for pause_s in _TELL_PROXY_AGAIN_S:
+            try:
+                await self._publish()
+                return
+            except ProxyUnavailable as error:
+                _log.warning("the proxy does not know yet that runner %s has its job: %s", runner_name, error)
+                await asyncio.sleep(pause_s)
 
     async def _confirm(self, runner_name: str, job_key: str) -> None:
         """Asks the webhook about a job that only the runner's output has named. If they disagree, the webhook wins."""

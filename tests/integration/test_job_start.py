@@ -17,6 +17,7 @@ from controller.gate import Answer, Question
 from controller.job_finder import JobFinder
 from controller.job_start import JobStart
 from controller.networks import BridgePlan
+from controller.proxy_client import ProxyUnavailable
 from controller.runners import LocalRunner, Runners
 from functions.documents import workflow_job
 from functions.documents.workflow_job import RunnerProfile, RunnerRef, SizingReceipt, SizingRules, WorkflowJob
@@ -44,6 +45,8 @@ class Site:
         self.name = runner.name
         self.runners.put(replace(runner, container_id=self.state.container_id, pid=self.state.pid, bridge=bridge))
         self.published = 0
+        self.proxy_is_away = 0
+        """so many more times"""
 
     def put(self, *jobs: WorkflowJob) -> None:
         for one in jobs:
@@ -93,6 +96,9 @@ class Site:
         return asyncio.run(ask())
 
     async def _publish(self) -> None:
+        if self.proxy_is_away:
+            self.proxy_is_away -= 1
+            raise ProxyUnavailable("it is being restarted")
         self.published += 1
 
 
@@ -253,6 +259,15 @@ def test_or_runs_on_what_there_is_and_is_marked_when_it_becomes_known(
     assert note is not None
     assert note.verdict == "kept"
     assert here.runner.job is not None
+
+
+def test_a_proxy_that_is_just_being_restarted_fails_no_job(site: Make) -> None:
+    here = site()
+    here.proxy_is_away = 2
+    here.put(a_job(1))
+    assert here.run(nothing_more).may_run
+    assert here.published == 1
+    assert here.receipt(1) is not None
 
 
 def test_whoever_is_not_a_runner_gets_no_answer(site: Make) -> None:
