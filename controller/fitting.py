@@ -27,8 +27,14 @@ class Fitting:
         self._runners = runners
         self._engine = engine
 
-    async def fit(self, runner: LocalRunner, job: WorkflowJob) -> Fit:
-        """Fits a runner's container to its job; every way in which that can end is a verdict."""
+    async def fit(self, runner: LocalRunner, job: WorkflowJob, *, may_wait: bool = True) -> Fit:
+        """Fits a runner's container to its job; every way in which that can end is a verdict.
+
+        Args:
+            runner: as it is now.
+            job: that it has got.
+            may_wait: False for a job that runs already: waiting for room would take from it what it uses.
+        """
         limits = read_limits(runner.pid)
         if not is_decided(job):
             return unfit(limits, "nobody has decided about this job yet: its webhooks are late", runner.sizing.on_error)
@@ -36,15 +42,25 @@ class Fitting:
             reason = "no policy gives this job a profile: the container keeps its size"
             return Fit(Verdict.NOT_OURS, limits, limits, reason)
         mismatch = find_mismatch(job, runner.image, runner.privileges)
-        if mismatch is not None:
-            return unfit(limits, mismatch, runner.sizing.on_error)
-        fit = await self.fit_to_profile(runner, job.plan.profile)
+        if mismatch is None:
+            return await self.fit_to_profile(runner, job.plan.profile, may_wait=may_wait)
+        fit = unfit(limits, mismatch, runner.sizing.on_error)
         if fit.may_run:
-            # Where the job may connect to is the job's business, whatever size it runs on.
-            self._runners.change(runner.name, egress=Egress.of_profile(job.plan.profile))
+            self.connect_as(runner.name, job.plan.profile)
         return fit
 
-    async def fit_to_profile(self, runner: LocalRunner, profile: RunnerProfile) -> Fit:
+    async def fit_to_profile(self, runner: LocalRunner, profile: RunnerProfile, *, may_wait: bool = True) -> Fit:
+        """The same for a job of which no more is known than its profile."""
+        fit = await self._fit_size(runner, profile, may_wait)
+        if fit.may_run:
+            self.connect_as(runner.name, profile)
+        return fit
+
+    def connect_as(self, runner_name: str, profile: RunnerProfile) -> None:
+        """Where a job may connect to is the job's business, whatever size it runs on."""
+        self._runners.change(runner_name, egress=Egress.of_profile(profile))
+
+    async def _fit_size(self, runner: LocalRunner, profile: RunnerProfile, may_wait: bool) -> Fit:
         limits, rules = read_limits(runner.pid), runner.sizing
         if runner.profile == profile.name and runner.size == profile.size and not differs(limits, profile):
             return Fit(Verdict.FITS, limits, limits)
@@ -54,7 +70,8 @@ class Fitting:
             return unfit(limits, shortage, rules.on_error)
         started = time.monotonic()
         has_room = await self._runners.reserve(runner.name, profile.size, 0)
-        if not has_room and rules.no_room is NoRoom.WAIT and self._runners.could_ever_hold(profile.size):
+        waits = not has_room and may_wait and rules.no_room is NoRoom.WAIT
+        if waits and self._runners.could_ever_hold(profile.size):
             await self._park(runner, limits)
             has_room = await self._runners.reserve(runner.name, profile.size, rules.wait_s)
         room_ms = (time.monotonic() - started) * 1000
@@ -64,6 +81,8 @@ class Fitting:
             self._runners.oversubscribe(runner.name, profile.size)
         try:
             fit = await self._resize(runner, profile, started + rules.wait_s)
+            if waits and fit.verdict is Verdict.KEPT:
+                fit = await self._unpark(runner, fit)
         finally:
             await self._runners.settle(runner.name)
         verdict = Verdict.OVERSUBSCRIBED if fit.verdict is Verdict.RESIZED and not has_room else fit.verdict
@@ -84,6 +103,16 @@ class Fitting:
             return
         self._runners.change(runner.name, size=size)
         await self._runners.room_has_changed()
+
+    async def _unpark(self, runner: LocalRunner, kept: Fit) -> Fit:
+        """What the policy lets it run on is the size that its runner had, not what it was left while it waited."""
+        try:
+            await asyncio.to_thread(self._engine.resize, runner.container_id, runner.size, runner.pids)
+        except (ContainerGone, CannotResize, EngineUnavailable) as error:
+            reason = f"{kept.reason}; nor can it have back what it had before it waited: {error}"
+            return replace(kept, verdict=Verdict.REFUSED, reason=reason)
+        self._runners.change(runner.name, size=runner.size)
+        return replace(kept, after=read_limits(runner.pid))
 
     def _explain_shortage(self, profile: RunnerProfile, waited_ms: float) -> str:
         ledger = self._runners.ledger

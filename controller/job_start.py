@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -129,6 +129,7 @@ class JobStart:
         level = logging.WARNING if fit.may_run else logging.ERROR
         canonical(_log, level, "gate", runner_name=runner.name, job="unknown", **note.to_firestore())
         if fit.may_run:
+            await self._tell_proxy(runner.name)
             self._background.watch(self._learn_late(runner.name, known, found.progress))
         return Answer(fit.may_run, in_words(note))
 
@@ -148,7 +149,7 @@ class JobStart:
                 await self._publish()
                 return
             except ProxyUnavailable as error:
-                _log.warning("the proxy does not know yet that runner %s has its job: %s", runner_name, error)
+                _log.warning("the proxy does not know yet what runner %s does: %s", runner_name, error)
                 await asyncio.sleep(pause_s)
 
     async def _confirm(self, runner_name: str, job_key: str) -> None:
@@ -160,7 +161,11 @@ class JobStart:
             return
         _log.warning("runner %s: its output named %s, the webhook says %s, and counts", runner_name, job_key, job.key)
         started = time.monotonic()
-        fit = await self._fitting.fit(runner, job)
+        fit = await self._fitting.fit(runner, job, may_wait=False)
+        if not fit.may_run:
+            # Too late to refuse it.
+            fit = replace(fit, verdict=Verdict.KEPT)
+            self._connect_as(runner, job)
         profile = job.plan.profile if job.plan is not None else runner.own_profile
         known = _Known(fit, profile, f"{BY_WEBHOOK}, against the output", 0, (time.monotonic() - started) * 1000)
         await self._let_go(runner, job, known, RunnerProgress())
@@ -177,8 +182,13 @@ class JobStart:
                 return
             job = await self._finder.ask_webhook(runner_name)
             if job is not None:
+                self._connect_as(runner, job)
                 await self._let_go(runner, job, known, progress)
                 return
+
+    def _connect_as(self, runner: LocalRunner, job: WorkflowJob) -> None:
+        if job.plan is not None:
+            self._fitting.connect_as(runner.name, job.plan.profile)
 
     def _write(self, runner: LocalRunner, job: WorkflowJob, note: SizingReceipt, progress: RunnerProgress) -> None:
         phases = {

@@ -125,6 +125,37 @@ def test_a_job_that_waited_in_vain_fails_whatever_holds_for_errors(
     assert yard.runners.ledger.free.cpu_millis == 150
 
 
+def test_a_job_that_waited_and_cannot_be_sized_runs_on_what_its_runner_had_before(
+    host: Host, bridge: BridgePlan
+) -> None:
+    """Not on what was left to it while it waited. The kernel takes no such number of processes."""
+    yard = Yard(host, bridge, on_error=OnError.OPEN)
+    yard.add_neighbour(Size(800, 64 * MIB))
+
+    async def neighbour_ends() -> Fit:
+        wanted = yard.job(Size(400, 64 * MIB), pids=1 << 23)
+        fitting = asyncio.create_task(Fitting(yard.runners, host.engine).fit(yard.runner, wanted))
+        await asyncio.sleep(0.5)
+        assert yard.limits[0] == 50
+        await yard.runners.remove("neighbour")
+        return await fitting
+
+    fit = asyncio.run(neighbour_ends())
+    assert fit.verdict is Verdict.KEPT, fit
+    assert yard.limits == UNCHANGED
+    assert yard.runner.size == SMALL
+    assert yard.runners.ledger.free == CAPACITY - SMALL
+
+
+def test_a_job_that_runs_already_is_not_made_to_wait_for_room(host: Host, bridge: BridgePlan) -> None:
+    yard = Yard(host, bridge)
+    yard.add_neighbour(Size(800, 64 * MIB))
+    wanted = yard.job(Size(400, 64 * MIB))
+    fit = asyncio.run(Fitting(yard.runners, host.engine).fit(yard.runner, wanted, may_wait=False))
+    assert not fit.may_run
+    assert yard.limits == UNCHANGED
+
+
 def test_runners_that_wait_for_room_do_not_wait_for_each_other(host: Host, bridge: BridgePlan) -> None:
     """Small ones that GitHub has given large jobs: none could grow if each kept what it was made with."""
     yard = Yard(host, bridge, wait_s=20)
@@ -232,6 +263,23 @@ def test_where_a_job_may_connect_to_follows_the_job_even_if_the_size_does_not(ho
     yard.fit(yard.job(SMALL, egress_mode=EgressMode.ENFORCE, egress_allow=("example.com:443",)))
     assert yard.runner.egress.is_enforced
     assert yard.runner.egress.allow == ("example.com:443",)
+
+
+def test_a_job_that_runs_in_another_image_may_connect_to_what_is_its_own_all_the_same(
+    host: Host, bridge: BridgePlan
+) -> None:
+    yard = Yard(host, bridge, on_error=OnError.OPEN)
+    own = profile(SMALL, egress_mode=EgressMode.ENFORCE)
+    assert yard.fit(job(1, plan=runner_plan(profile=own, image="another:1"))).verdict is Verdict.KEPT
+    assert yard.runner.egress.is_enforced
+
+
+def test_of_a_job_whose_profile_alone_is_known_the_connections_are_known_too(host: Host, bridge: BridgePlan) -> None:
+    yard = Yard(host, bridge)
+    own = profile(SMALL, egress_mode=EgressMode.ENFORCE)
+    fit = asyncio.run(Fitting(yard.runners, host.engine).fit_to_profile(yard.runner, own))
+    assert fit.may_run
+    assert yard.runner.egress.is_enforced
 
 
 def test_a_job_without_a_profile_keeps_what_there_is(host: Host, bridge: BridgePlan) -> None:
