@@ -150,9 +150,11 @@ class Promised:
 
 @dataclass(frozen=True)
 class Retired:
-    """What the runner held; None when it is needed, has a job, or is not known."""
+    """Whether a runner is needed: kept ready, or counted on by a job."""
 
-    lease: Lease | None
+    is_needed: bool
+    lease: Lease | None = None
+    """what it held; None also for one that holds nothing, because an earlier try came no further than this"""
 
 
 @dataclass(frozen=True)

@@ -88,11 +88,11 @@ def _set_free(books: Books, runner_name: str | None) -> str:
 def retire(books: Books, request: Retire) -> Retired:
     """Gives up an idle runner beyond those that its scale set keeps."""
     lease = books.leases.get(request.runner_name)
-    if lease is None or not lease.is_idle:
-        return Retired(None)
-    if len(books.idle_runners(lease.scale_set)) <= books.retire_above(lease.scale_set):
-        return Retired(None)
-    return Retired(books.drop_lease(request.runner_name))
+    if lease is None:
+        return Retired(is_needed=False)
+    if not lease.is_idle or len(books.idle_runners(lease.scale_set)) <= books.retire_above(lease.scale_set):
+        return Retired(is_needed=True)
+    return Retired(is_needed=False, lease=books.drop_lease(request.runner_name))
 
 
 def restore(books: Books, request: Restore) -> Applied:

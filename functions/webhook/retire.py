@@ -42,12 +42,12 @@ class Retirement:
         runner = await self._store.read_runner(runner_name)
         if runner is None or runner.status is not RunnerState.PENDING:
             return ()
-        lease = await self._take_place(pool, runner_name)
-        if lease is None:
+        taken = await self._take_place(pool, runner_name)
+        if taken.is_needed:
             return ()
         reason = "no job needs it any more"
         if await self._store.cancel_runner(runner_name, reason, self._now()) is None:
-            await self._admissions.submit(pool, Restore(runner_name, lease))
+            await self._give_back(pool, runner_name, taken.lease)
             return ()
         try:
             await self._deregister(runner)
@@ -60,19 +60,23 @@ class Retirement:
 
         Once GitHub has removed it, no job can come any more, and its host may stop it.
         """
-        lease = await self._take_place(runner.pool, runner.runner_name)
-        if lease is None:
+        taken = await self._take_place(runner.pool, runner.runner_name)
+        if taken.is_needed:
             return "it is kept ready, or a job counts on it"
         try:
             await self._deregister(runner)
         except GitHubError as error:
-            await self._admissions.submit(runner.pool, Restore(runner.runner_name, lease))
+            await self._give_back(runner.pool, runner.runner_name, taken.lease)
             return f"GitHub does not remove it: {error}"
         return None
 
-    async def _take_place(self, pool: str, runner_name: str) -> Lease | None:
+    async def _take_place(self, pool: str, runner_name: str) -> Retired:
         result = (await self._admissions.submit(pool, Retire(runner_name))).result
-        return result.lease if isinstance(result, Retired) else None
+        return result if isinstance(result, Retired) else Retired(is_needed=True)
+
+    async def _give_back(self, pool: str, runner_name: str, lease: Lease | None) -> None:
+        if lease is not None:
+            await self._admissions.submit(pool, Restore(runner_name, lease))
 
     async def _deregister(self, runner: PendingRunner) -> None:
         await self._github.delete_runner(Scope(runner.scope), runner.runner_id, None)

@@ -274,13 +274,20 @@ def test_an_idle_runner_that_is_not_needed_is_given_up() -> None:
     assert isinstance(result, Retired)
     assert result.lease is not None
     assert not pool.ledger.leases
-    assert pool.settle(Retire(name)).results == (Retired(None),)
+
+
+def test_a_runner_that_holds_nothing_any_more_is_not_needed() -> None:
+    """Whoever gave up its place has not come as far as GitHub: the next one must."""
+    pool = Pool()
+    name = idle_runner(pool)
+    pool.settle(Retire(name))
+    assert pool.settle(Retire(name)).results == (Retired(is_needed=False),)
 
 
 def test_a_runner_that_a_job_counts_on_is_not_given_up() -> None:
     pool = Pool()
     one, _ = two_jobs(pool)
-    assert pool.settle(Retire(one)).results == (Retired(None),)
+    assert pool.settle(Retire(one)).results == (Retired(is_needed=True),)
 
 
 def test_a_runner_that_could_not_be_stopped_is_there_again() -> None:
@@ -375,7 +382,7 @@ def test_idle_runners_beyond_the_minimum_are_given_up_and_the_others_kept() -> N
     first, second = pool.ledger.leases
     assert isinstance(pool.settle(Retire(first)).results[0], Retired)
     assert set(pool.ledger.leases) == {second}
-    assert pool.settle(Retire(second)).results == (Retired(None),)
+    assert pool.settle(Retire(second)).results == (Retired(is_needed=True),)
 
 
 def test_more_may_stay_idle_when_the_policy_says_so() -> None:
@@ -383,7 +390,7 @@ def test_more_may_stay_idle_when_the_policy_says_so() -> None:
     pool.settle(refresh(rules))
     pool.settle(warm_admit(1, rules))
     pool.settle(Forget("acme_1_1"))
-    assert pool.settle(Retire(next(iter(pool.ledger.leases)))).results == (Retired(None),)
+    assert pool.settle(Retire(next(iter(pool.ledger.leases)))).results == (Retired(is_needed=True),)
 
 
 def test_waiting_jobs_come_before_idle_runners() -> None:
