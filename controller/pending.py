@@ -86,7 +86,7 @@ class PendingRunners:
                 await asyncio.wait_for(self._doorbell.wait(), GRACE.total_seconds())
             self._doorbell.clear()
             candidates = [one.runner for name, one in self._pending.items() if name not in self._runners]
-            chosen = choose(candidates, self._runners.ledger, self._host_id, self.hosts, self._now())
+            chosen = choose(candidates, self._runners.ledger_for_claims, self._host_id, self.hosts, self._now())
             chosen = chosen[: self._most_claims()]
             if chosen:
                 await self._claim([self._pending[runner.runner_name] for runner in chosen])

@@ -139,6 +139,7 @@ class Runners:
         self._capacity = capacity
         self._runners: dict[str, LocalRunner] = {}
         self._growing: dict[str, Size] = {}
+        self._awaited: dict[str, Size] = {}
         self.room_changed = asyncio.Condition()
 
     def __iter__(self) -> Iterator[LocalRunner]:
@@ -179,11 +180,19 @@ class Runners:
         """Derived from the runners themselves, so it cannot drift; one that is growing counts with its larger size."""
         return HostLedger(self._capacity, {name: self._taken(runner) for name, runner in self._runners.items()})
 
+    @property
+    def ledger_for_claims(self) -> HostLedger:
+        """As those see it who want to come: the jobs that wait here for room are before them.
+
+        Otherwise small new runners would take each piece that comes free, and a large job would wait in vain and fail.
+        """
+        ledger = self.ledger
+        for name in self._awaited.keys() & self._runners.keys():
+            ledger = ledger.with_runner(name, _larger(ledger.taken[name], self._awaited[name]))
+        return ledger
+
     def _taken(self, runner: LocalRunner) -> Size:
-        growing = self._growing.get(runner.name, runner.size)
-        return Size(
-            max(runner.size.cpu_millis, growing.cpu_millis), max(runner.size.memory_bytes, growing.memory_bytes)
-        )
+        return _larger(runner.size, self._growing.get(runner.name, runner.size))
 
     def could_ever_hold(self, size: Size) -> bool:
         """Whether waiting can help."""
@@ -191,6 +200,7 @@ class Runners:
 
     async def reserve(self, name: str, size: Size, within_s: float) -> bool:
         """Sets room aside for a runner that is to get another size; False when none came free in time."""
+        self._awaited[name] = size
         try:
             async with asyncio.timeout(within_s), self.room_changed:
                 await self.room_changed.wait_for(lambda: self.ledger.has_room_for(name, size))
@@ -198,6 +208,8 @@ class Runners:
                 return True
         except TimeoutError:
             return False
+        finally:
+            self._awaited.pop(name, None)
 
     def oversubscribe(self, name: str, size: Size) -> None:
         """Sets room aside that there is not: nothing new comes to this host until others have ended."""
@@ -211,3 +223,7 @@ class Runners:
     async def room_has_changed(self) -> None:
         async with self.room_changed:
             self.room_changed.notify_all()
+
+
+def _larger(one: Size, other: Size) -> Size:
+    return Size(max(one.cpu_millis, other.cpu_millis), max(one.memory_bytes, other.memory_bytes))

@@ -154,6 +154,29 @@ async def test_of_two_that_wait_for_the_same_room_one_gets_it() -> None:
     waits_on.pop().cancel()
 
 
+async def test_a_job_that_waits_for_room_comes_before_new_runners() -> None:
+    runners = runners_with(Size(50, 50), Size(1000, 1000), Size(1000, 1000), Size(1000, 1000))
+    waiting = asyncio.create_task(runners.reserve("ry-1", Size(3000, 3000), 60))
+    await asyncio.sleep(0)
+    for number in (2, 3):
+        assert not runners.ledger_for_claims.has_room_for("new", Size(1000, 1000))
+        await runners.remove(f"ry-{number}")
+    assert await waiting
+    assert runners.ledger_for_claims.free == runners.ledger.free == Size(0, 4000)
+
+
+async def test_whoever_waits_in_vain_or_has_ended_keeps_nobody_away() -> None:
+    runners = runners_with(Size(1000, 1000), Size(3000, 1000), Size(10, 10))
+    assert not await runners.reserve("ry-1", Size(2000, 1000), 0.01)
+    assert runners.ledger_for_claims == runners.ledger
+    waiting = asyncio.create_task(runners.reserve("ry-3", Size(2000, 1000), 60))
+    await asyncio.sleep(0)
+    assert runners.ledger_for_claims != runners.ledger
+    await runners.remove("ry-3")
+    assert runners.ledger_for_claims == runners.ledger
+    waiting.cancel()
+
+
 async def test_whoever_gets_no_room_in_time_takes_none() -> None:
     runners = runners_with(Size(1000, 1000), Size(3000, 1000))
     assert not await runners.reserve("ry-1", Size(2000, 1000), 0)
