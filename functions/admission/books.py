@@ -5,11 +5,16 @@ A group may hold hundreds of jobs; counting all leases anew for each of them wou
 
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from ..documents.ledger import KnownLimits, Lease, Ledger, Switch, Waiting, WarmSupply
 from ..routing.capacity import NOTHING, Capacity, Limits, Shortage, Size
+
+_FIRST_PAUSE = timedelta(seconds=15)
+_LONGEST_PAUSE = timedelta(minutes=10)
+_REMEMBERED_FOR = timedelta(minutes=5)
+"""a pause that begins so soon after another is twice as long"""
 
 
 class Books:
@@ -44,7 +49,7 @@ class Books:
         )
 
     def limits(self, scale_set: str) -> Limits:
-        return self._limits[scale_set].limits
+        return self._known(scale_set).limits
 
     def set_limits(self, scale_set: str, limits: Limits) -> None:
         """The policy's newest word counts, also for those who wait already."""
@@ -84,12 +89,20 @@ class Books:
         """The runner that a job counts on."""
         return self._runner_of_job.get(job_key)
 
-    def pause(self, scale_set: str, until: datetime, reason: str) -> None:
-        """GitHub gives a scale set no runners: nobody is admitted to it until then."""
-        self._know(scale_set, paused_until=until, pause_reason=reason[:300])
+    def pause(self, scale_set: str, until: datetime, reason: str, now: datetime) -> None:
+        """GitHub gives a scale set no runners: nobody is admitted to it until then, and longer each time."""
+        known = self._known(scale_set)
+        ended = known.paused_until
+        if ended is not None and now < ended:
+            # Calls that were under way together fail together.
+            pauses, until = known.pauses, max(until, ended)
+        else:
+            pauses = known.pauses + 1 if ended is not None and now - ended < _REMEMBERED_FOR else 1
+            until = max(until, now + min(_FIRST_PAUSE * (1 << min(pauses - 1, 16)), _LONGEST_PAUSE))
+        self._know(scale_set, paused_until=until, pause_reason=reason[:300], pauses=pauses)
 
     def find_pause(self, scale_set: str, now: datetime) -> Shortage | None:
-        known = self._limits[scale_set]
+        known = self._known(scale_set)
         if known.paused_until is None or known.paused_until <= now:
             return None
         reason = f"GitHub gives no runners until {known.paused_until:%H:%M:%S} ({known.pause_reason})"
@@ -172,15 +185,19 @@ class Books:
             if lease.provisional_until is not None:
                 if lease.run_id == waiting.run_id and lease.repository == waiting.repository:
                     return name
-            elif lease.has_labels(waiting.labels):
+            elif lease.is_idle and lease.has_labels(waiting.labels):
                 idle = name if idle is None else min(idle, name)
         return idle
+
+    def _known(self, scale_set: str) -> KnownLimits:
+        """A ledger that somebody has edited may lack them: one runner is always allowed."""
+        return self._limits.get(scale_set) or KnownLimits(max_runners=1)
 
     def _know(self, scale_set: str, **fields: Any) -> None:
         before = self._limits.get(scale_set)
         # In a burst, hundreds of jobs bring the same news along.
         if before is None or any(getattr(before, name) != value for name, value in fields.items()):
-            self._limits[scale_set] = (before or KnownLimits(max_runners=1)).model_copy(update=fields)
+            self._limits[scale_set] = self._known(scale_set).model_copy(update=fields)
             self.has_changed = True
 
     def _count(self, lease: Lease, change: int) -> None:

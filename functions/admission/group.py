@@ -18,7 +18,22 @@ from ..documents.host import Host
 from ..documents.ledger import Ledger
 from ..documents.workflow_job import WorkflowJob
 from .plan import make_plan
-from .requests import Admit, Forget, Plan, Postpone, Promotion, Release, Request, Result, Retire, Start, Todo
+from .requests import (
+    Admit,
+    Forget,
+    Plan,
+    Postpone,
+    Promotion,
+    Refresh,
+    Release,
+    Request,
+    Requeue,
+    Restore,
+    Result,
+    Retire,
+    Start,
+    Todo,
+)
 
 MOST_IN_A_GROUP = 150
 SPACING_S = 0.25
@@ -175,15 +190,14 @@ class Admission:
             except (Moved, StoreUnavailable) as error:
                 tried.append(plan)
                 # A lost answer looks like a lost race; the tokens tell them apart.
-                with suppress(StoreUnavailable):
-                    snapshot, known = await self._read_again(snapshot, job_keys, error)
-                    if (ours := _find_ours(tried, snapshot.ledger, known)) is not None:
-                        self._snapshot = snapshot
-                        return ours
-                    if isinstance(error, Moved):
-                        await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter
-                        continue
-                raise
+                snapshot, known = await self._read_again(snapshot, job_keys, error)
+                if (ours := _find_ours(tried, snapshot.ledger, known)) is not None:
+                    self._snapshot = snapshot
+                    return ours
+                if isinstance(error, StoreUnavailable):
+                    raise
+                await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter
+                continue
             self._snapshot = LedgerSnapshot(plan.ledger, version)
             return plan
         raise StoreUnavailable(f"the ledger of pool {self._pool} is too busy: {MOST_ATTEMPTS} commits lost the race")
@@ -223,6 +237,9 @@ def _may_be_stale_for(requests: Sequence[Request], ledger: Ledger) -> bool:
         match request:
             case Forget(job_key):
                 is_there = job_key in jobs
+            case Requeue() | Restore() | Refresh():
+                # Whoever asks for these has seen the ledger elsewhere.
+                is_there = False
             case Start() | Release() | Postpone() | Retire():
                 is_there = request.runner_name in ledger.leases
             case _:

@@ -127,7 +127,7 @@ def _apply(draft: _Draft, request: _AtOnce) -> Result:
         case Forget():
             return supply.forget(books, request)
         case Retire():
-            return supply.retire(books, request)
+            return supply.retire(books, request, draft.now)
         case Restore():
             return supply.restore(books, request)
         case Requeue(job, not_before):
@@ -171,9 +171,13 @@ def _requeue(draft: _Draft, job: WorkflowJob, not_before: datetime | None) -> Ap
 def _postpone(draft: _Draft, request: Postpone) -> Applied:
     job, books = request.job, draft.books
     lease = books.drop_lease(request.runner_name)
-    books.pause(request.scale_set, request.until, request.reason)
+    books.pause(request.scale_set, request.until, request.reason, draft.now)
     if job is not None and job.plan is not None and lease is not None:
-        books.put_waiting(job.key, _waiting_again(job, job.plan, None, draft.now))
+        if lease.job_key == job.key:
+            books.put_waiting(job.key, _waiting_again(job, job.plan, None, draft.now))
+        elif lease.job_key:
+            # Its own job has got another's runner meanwhile, and left this one to that.
+            draft.displaced.append(lease.job_key)
     return Applied(lease is not None)
 
 
@@ -231,7 +235,9 @@ def _admit_in_order(draft: _Draft, arrivals: Mapping[str, tuple[int, Admit]]) ->
     while (key := line.next()) is not None:
         waiting = queue[key]
         capacity = books.capacity(waiting.scale_set, waiting.repository)
-        shortage = _shortage(draft, waiting, may_reuse=True)
+        # A job whose start was told before its beginning has its runner.
+        has_started = books.runner_of(key) is not None
+        shortage = None if has_started else _shortage(draft, waiting, may_reuse=True)
         if shortage is not None:
             line.pass_over(key, shortage)
             continue
@@ -272,6 +278,9 @@ def _shortage(draft: _Draft, waiting: Waiting, *, may_reuse: bool) -> Shortage |
 def _take_place(draft: _Draft, key: str, waiting: Waiting) -> tuple[Reservation, str]:
     """Takes a place that is known to be there; how that came about, in words."""
     books = draft.books
+    scale_set = waiting.scale_set.rpartition("/")[2]
+    if (own := books.runner_of(key)) is not None:
+        return _reservation(draft, waiting, own, has_runner=True), f"it runs on {own} already"
     lease = _lease_of(waiting, key)
     name = make_runner_name(draft.pool, waiting.job_id, draft.token[:6])
     reused = books.find_reusable(waiting)
@@ -283,21 +292,23 @@ def _take_place(draft: _Draft, key: str, waiting: Waiting) -> tuple[Reservation,
     books.put_lease(name, lease)
     taken = books.capacity(waiting.scale_set, waiting.repository).places_taken
     most = books.limits(waiting.scale_set).max_runners
-    scale_set = waiting.scale_set.rpartition("/")[2]
     reason = f"takes {taken} of {most} places of {scale_set} with profile {waiting.profile}"
     if has_runner:
         reason = f"the idle runner {name} is there for it"
     elif old is not None:
         reason += ", which its run was promised"
-    reservation = Reservation(
+    return _reservation(draft, waiting, name, has_runner=has_runner), reason
+
+
+def _reservation(draft: _Draft, waiting: Waiting, runner_name: str, *, has_runner: bool) -> Reservation:
+    return Reservation(
         pool=draft.pool,
-        scale_set=scale_set,
+        scale_set=waiting.scale_set.rpartition("/")[2],
         profile=waiting.profile,
-        runner_name=name,
+        runner_name=runner_name,
         has_runner=has_runner,
         token=draft.token,
     )
-    return reservation, reason
 
 
 def _turn_away(draft: _Draft, key: str, request: Admit, shortage: Shortage) -> WorkflowJob:

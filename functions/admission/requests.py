@@ -102,14 +102,14 @@ class Postpone:
 
 @dataclass(frozen=True)
 class Retire:
-    """Give up an idle runner if it is not needed."""
+    """Give up an idle runner if it is not needed: nobody counts on it from now on. When it has gone, `Release` it."""
 
     runner_name: str
 
 
 @dataclass(frozen=True)
 class Restore:
-    """A runner that was given up could not be stopped: it is there still."""
+    """A runner is there although the ledger does not know it, or says that it is being given up."""
 
     runner_name: str
     lease: Lease

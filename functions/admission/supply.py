@@ -25,7 +25,12 @@ def start(books: Books, request: Start) -> Applied:
         return Applied(was_waiting or own is not None, idle)
     if own == request.runner_name:
         return Applied(was_waiting)
-    taken: dict[str, object] = {"job_key": request.job_key, "repository": request.repository, "made": None}
+    taken: dict[str, object] = {
+        "job_key": request.job_key,
+        "repository": request.repository,
+        "made": None,
+        "retiring_since": None,
+    }
     if request.size is not None:
         taken |= {
             "profile": request.profile,
@@ -85,19 +90,24 @@ def _set_free(books: Books, runner_name: str | None) -> str:
     return runner_name
 
 
-def retire(books: Books, request: Retire) -> Retired:
-    """Gives up an idle runner beyond those that its scale set keeps."""
+def retire(books: Books, request: Retire, now: datetime) -> Retired:
+    """Gives up an idle runner beyond those that its scale set keeps; its place is released when it has gone."""
     lease = books.leases.get(request.runner_name)
     if lease is None:
         return Retired(is_needed=False)
+    if lease.retiring_since is not None:
+        # An earlier try came no further than this.
+        return Retired(is_needed=False, lease=lease)
     if not lease.is_idle or len(books.idle_runners(lease.scale_set)) <= books.retire_above(lease.scale_set):
         return Retired(is_needed=True)
-    return Retired(is_needed=False, lease=books.drop_lease(request.runner_name))
+    books.put_lease(request.runner_name, lease.model_copy(update={"retiring_since": now}))
+    return Retired(is_needed=False, lease=lease)
 
 
 def restore(books: Books, request: Restore) -> Applied:
     """Puts a runner back that could not be stopped, unless a job has taken it meanwhile."""
-    if request.runner_name in books.leases:
+    known = books.leases.get(request.runner_name)
+    if known is not None and known.retiring_since is None:
         return Applied(False)
     books.put_lease(request.runner_name, request.lease)
     return Applied(True)

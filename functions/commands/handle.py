@@ -37,7 +37,7 @@ class CommandHandler:
         self._github = github
         self._now = now
         self._provisioner = Provisioner(store, admissions, github, now)
-        self._retirement = Retirement(store, admissions, github, now)
+        self._retirement = Retirement(store, admissions, self._provisioner, github, now)
 
     async def handle(self, command_id: str) -> Answer | None:
         """The answer that was written; None for a command that is gone or has its answer already.

@@ -4,8 +4,13 @@ Small, and changed only by compare-and-swap. The queue is in it: whoever gives a
 the same document, so no wake-up is lost.
 """
 
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Any, Self, TypeVar
+
+from pydantic import ValidationError
 
 from ..routing.capacity import Limits, Size
 from .model import Document
@@ -72,6 +77,8 @@ class Lease(Document):
     """where its job, which it has not got yet, needs another size than its container has"""
     host: str = ""
     """that an idle runner was meant for"""
+    retiring_since: datetime | None = None
+    """it is being given up: no job may count on it any more, and its place is taken until it is really gone"""
 
     def to_waiting(self) -> Waiting:
         """The job that counts on this runner, waiting again where it stood."""
@@ -100,6 +107,7 @@ class Lease(Document):
             "since": job.since,
             "priority": job.priority,
             "made": None if wanted == made else made,
+            "retiring_since": None,
         }
         return self.model_copy(update=fields)
 
@@ -116,7 +124,7 @@ class Lease(Document):
 
     @property
     def is_idle(self) -> bool:
-        return not self.job_key and self.provisional_until is None
+        return not self.job_key and self.provisional_until is None and self.retiring_since is None
 
     def has_labels(self, wanted: tuple[str, ...]) -> bool:
         """GitHub's own rule: every label of the job, upper and lower case alike."""
@@ -165,6 +173,8 @@ class KnownLimits(Document):
     paused_until: datetime | None = None
     """GitHub gives it no runners until then"""
     pause_reason: str = ""
+    pauses: int = 0
+    """one soon after the other"""
 
     @property
     def limits(self) -> Limits:
@@ -180,3 +190,32 @@ class Ledger(Document):
     """by scale set; a pool may serve several organizations, so each is named `org/scale set`"""
     token: str = ""
     """of the last group commit: tells our own write from another's after a lost answer"""
+
+
+@dataclass(frozen=True)
+class SeenLedger:
+    """A pool's ledger and its version; what could be read of it when somebody has spoilt it."""
+
+    ledger: Ledger
+    version: datetime
+    problem: str = ""
+
+
+def salvage(fields: Mapping[str, Any]) -> Ledger:
+    """What can be read of a ledger that somebody has spoilt: every entry for itself."""
+    return Ledger(
+        leases=_readable(Lease, fields.get("leases")),
+        queue=_readable(Waiting, fields.get("queue")),
+        limits=_readable(KnownLimits, fields.get("limits")),
+    )
+
+
+EntryT = TypeVar("EntryT", bound=Document)
+
+
+def _readable(kind: type[EntryT], entries: object) -> dict[str, EntryT]:
+    found: dict[str, EntryT] = {}
+    for name, entry in entries.items() if isinstance(entries, Mapping) else ():
+        with suppress(ValidationError):
+            found[str(name)] = kind.model_validate(entry)
+    return found

@@ -111,6 +111,7 @@ class Provisioning(Document):
     """How asking GitHub for a runner went, when it did not go well."""
 
     failure: str
+    failed_at: datetime | None = None
     retry_at: datetime | None = None
     """when it makes sense to try again; None when somebody has to mend something first"""
     runners_lost: int = 0

@@ -87,7 +87,7 @@ class WebhookHandler:
         self._now = now
         self._policies = PolicyInForce()
         self._provisioner = Provisioner(store, admissions, github, now)
-        self._retirement = Retirement(store, admissions, github, now)
+        self._retirement = Retirement(store, admissions, self._provisioner, github, now)
 
     async def handle(self, event: JobEvent | Ping | Ignored) -> Reply:
         """Makes an event durable and acts on it.

@@ -21,16 +21,19 @@ from functions.admission.requests import (
     Postpone,
     Promise,
     Promised,
+    Refresh,
     Release,
     Request,
+    Requeue,
     Result,
     Start,
+    Terms,
 )
 from functions.documents.ledger import Switch
 from functions.documents.runner_name import read_runner_name
-from functions.routing.capacity import Size
+from functions.routing.capacity import Limits, Size
 from functions.routing.policy import Policy
-from tests.fakes.examples import GIB, NOW, admit, job, policy, policy_document
+from tests.fakes.examples import GIB, NOW, admit, job, policy, policy_document, runner_plan
 from tests.fakes.pool import HOSTS, Pool, limited, outcome, reason, routed, runner_of
 
 # One job
@@ -389,6 +392,52 @@ def test_after_the_pause_the_postponed_job_is_first_again() -> None:
     postpone(pool, first.results[0])
     pool.now += timedelta(seconds=31)
     assert [p.job_key for p in pool.settle(Forget("none")).todo.promotions] == ["acme_1_1"]
+
+
+def test_a_runner_that_does_not_come_displaces_whoever_counts_on_it_by_now() -> None:
+    pool = Pool()
+    first, second = pool.settle(admit(1), admit(2)).results
+    assert isinstance(first, Decided)
+    # The first job got the second's runner, and left its own, which is still to be made, to it.
+    pool.settle(Start(runner_of(second), "acme_1_1", "small", Size(1000, 2 * GIB), "acme/app"))
+    plan = postpone(pool, first)
+    assert plan.todo.displaced == ("acme_1_2",)
+    assert not pool.ledger.queue
+
+
+def test_pauses_that_follow_each_other_grow_until_one_has_helped() -> None:
+    pool = Pool()
+    lengths = []
+    for number in range(8):
+        (result,) = pool.settle(admit(number)).results
+        pool.settle(Postpone(runner_of(result), "acme/ci", pool.now + timedelta(seconds=1), "502"))
+        until = pool.ledger.limits["acme/ci"].paused_until
+        assert until is not None
+        lengths.append((until - pool.now).total_seconds())
+        # The scheduler comes once a minute.
+        pool.now = until + timedelta(seconds=60 if number != 6 else 400)
+    assert lengths == [15, 30, 60, 120, 240, 480, 600, 15]
+
+
+def test_calls_that_fail_together_pause_once_and_as_long_as_github_says() -> None:
+    pool = Pool()
+    first = pool.settle(admit(1), admit(2)).results
+    postpone(pool, first[0])
+    pool.now += timedelta(seconds=1)
+    postpone(pool, first[1])
+    assert pool.ledger.limits["acme/ci"].paused_until == NOW + timedelta(seconds=31)
+    assert pool.ledger.limits["acme/ci"].pauses == 1
+
+
+def test_without_any_known_limit_one_runner_is_allowed() -> None:
+    """A person has deleted the ledger, or the part of it that says what the policy allows."""
+    pool = Pool()
+    jobs = [job(number, plan=runner_plan()) for number in (1, 2, 3)]
+    assert len(pool.settle(*map(Requeue, jobs)).todo.promotions) == 1
+    assert set(pool.ledger.queue) == {"acme_1_2", "acme_1_3"}
+    refresh = Refresh("acme", (Terms("acme/ci", Limits(max_runners=2)),))
+    assert [promotion.job_key for promotion in pool.settle(refresh).todo.promotions] == ["acme_1_2"]
+    assert not pool.settle(refresh).needs_commit
 
 
 def test_a_job_that_somebody_has_to_mend_something_for_does_not_wait() -> None:

@@ -273,14 +273,19 @@ def test_an_idle_runner_that_is_not_needed_is_given_up() -> None:
     (result,) = pool.settle(Retire(name)).results
     assert isinstance(result, Retired)
     assert result.lease is not None
-    assert not pool.ledger.leases
+    assert runner_of(pool.settle(admit(7)).results[0]) != name, "no job may count on it any more"
+    assert name in pool.ledger.leases, "it takes up its place until it has gone"
 
 
-def test_a_runner_that_holds_nothing_any_more_is_not_needed() -> None:
-    """Whoever gave up its place has not come as far as GitHub: the next one must."""
+def test_a_runner_that_is_being_given_up_can_be_given_up_again() -> None:
+    """Whoever gave up its place has perhaps not come as far as GitHub: the next one must."""
     pool = Pool()
     name = idle_runner(pool)
     pool.settle(Retire(name))
+    (again,) = pool.settle(Retire(name)).results
+    assert isinstance(again, Retired)
+    assert not again.is_needed
+    pool.settle(Release(name))
     assert pool.settle(Retire(name)).results == (Retired(is_needed=False),)
 
 
@@ -298,6 +303,15 @@ def test_a_runner_that_could_not_be_stopped_is_there_again() -> None:
     assert pool.settle(Restore(name, lease)).results == (Applied(True),)
     assert pool.ledger.leases == {name: lease}
     assert pool.settle(Restore(name, lease)).results == (Applied(False),)
+
+
+def test_a_job_whose_start_is_told_before_its_beginning_takes_no_second_place() -> None:
+    pool = Pool()
+    one = runner_of(pool.settle(admit(1)).results[0])
+    plan = pool.settle(Start(one, "acme_1_2", "small", SMALL, "acme/app"), admit(2))
+    assert runner_of(plan.results[1]) == one
+    assert [promotion.job_key for promotion in plan.todo.promotions] == ["acme_1_1"]
+    assert Counter(lease.job_key for lease in pool.ledger.leases.values()) == {"acme_1_1": 1, "acme_1_2": 1}
 
 
 # Warm runners
@@ -381,7 +395,7 @@ def test_idle_runners_beyond_the_minimum_are_given_up_and_the_others_kept() -> N
     pool.settle(Forget("acme_1_1"))
     first, second = pool.ledger.leases
     assert isinstance(pool.settle(Retire(first)).results[0], Retired)
-    assert set(pool.ledger.leases) == {second}
+    assert [name for name, lease in pool.ledger.leases.items() if lease.is_idle] == [second]
     assert pool.settle(Retire(second)).results == (Retired(is_needed=True),)
 
 
