@@ -57,7 +57,10 @@ async def _serve(arguments: argparse.Namespace) -> None:
             users=frozenset(filter(None, arguments.users.split(","))),
         ),
         deliveries=Deliveries(
-            arguments.webhook_url, arguments.webhook_secret_file.read_text().strip(), arguments.webhook_content_type
+            arguments.webhook_url,
+            arguments.webhook_secret_file.read_text().strip(),
+            lambda: datetime.now(UTC),
+            arguments.webhook_content_type,
         ),
         token=arguments.token_file.read_text().strip(),
         broker_url=f"https://{arguments.host_name}:{arguments.port}",

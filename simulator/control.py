@@ -1,6 +1,7 @@
 """How a test or the demo steers the simulated GitHub. Served on a port of its own, on loopback."""
 
 import asyncio
+import time
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -8,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .github import Fault, GitHub
-from .payloads import job_json, ping_webhook, runner_json
+from .deliveries import Mishap, MishapOrder
+from .github import Fault, GitHub, RateLimit
+from .payloads import delivery_json, job_json, ping_webhook, runner_json
 from .world import HandOut, Job, JobSpec
 
 
@@ -52,6 +54,22 @@ class FaultOrder(_Order):
     loses_answer: bool = False
 
 
+class MishapOrderBody(_Order):
+    """Webhooks that go astray; fields as in `MishapOrder`."""
+
+    mishap: Mishap
+    action: str | None = None
+    times: int = 1
+
+
+class RateLimitOrder(_Order):
+    """How many calls are left, and for how long."""
+
+    limit: int
+    used: int
+    reset_in_s: float
+
+
 class Control:
     """Dispatch, cancel, faults, and a view of everything."""
 
@@ -67,6 +85,9 @@ class Control:
             Route("/faults", self.add_fault, methods=["POST"]),
             Route("/faults", self.clear_faults, methods=["DELETE"]),
             Route("/set-up", self.undo_set_up, methods=["DELETE"]),
+            Route("/mishaps", self.add_mishap, methods=["POST"]),
+            Route("/rate-limit", self.set_rate_limit, methods=["POST"]),
+            Route("/drop/{name}", self.drop_runner, methods=["POST"]),
             Route("/hand-out/{mode}", self.set_hand_out, methods=["POST"]),
             Route("/oidc-token", self.sign_token, methods=["POST"]),
             Route("/oidc-rotate", self.rotate_keys, methods=["POST"]),
@@ -119,6 +140,22 @@ class Control:
 
     async def clear_faults(self, request: Request) -> Response:
         self._github.faults.clear()
+        self._github.deliveries.orders.clear()
+        self._github.rate_limit = RateLimit()
+        return Response(status_code=204)
+
+    async def add_mishap(self, request: Request) -> Response:
+        order = MishapOrderBody.model_validate_json(await request.body())
+        self._github.deliveries.orders.append(MishapOrder(**order.model_dump()))
+        return Response(status_code=201)
+
+    async def set_rate_limit(self, request: Request) -> Response:
+        order = RateLimitOrder.model_validate_json(await request.body())
+        self._github.rate_limit = RateLimit(order.limit, order.used, time.time() + order.reset_in_s)
+        return Response(status_code=201)
+
+    async def drop_runner(self, request: Request) -> Response:
+        self._github.world.drop_runner(request.path_params["name"])
         return Response(status_code=204)
 
     async def undo_set_up(self, request: Request) -> Response:
@@ -148,7 +185,11 @@ class Control:
             "runners": [runner_json(runner) | {"scope": runner.scope} for runner in world.runners.values()],
             "runners_seen": world.runners_seen,
             "jobs": [job_json(job) | {"log": job.log} for job in world.jobs.values()],
-            "deliveries": [vars(delivery) for delivery in self._github.deliveries.done],
+            "deliveries": [
+                delivery_json(delivery, None) | {"job_id": delivery.event.job_id, "answer": delivery.answer}
+                for delivery in self._github.deliveries.done
+            ],
+            "rate_limit_used": self._github.rate_limit.used,
             "requests": self._github.requests,
             "variables": self._github.variables,
         }

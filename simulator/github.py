@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,33 @@ class Fault:
     delay_s: float = 0
     loses_answer: bool = False
     """does what was asked, and then says nothing for a minute"""
+
+
+@dataclass
+class RateLimit:
+    """How many calls are left in this hour; for all together."""
+
+    limit: int = 5000
+    used: int = 0
+    reset_at: float = field(default_factory=lambda: time.time() + 3600)
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.used)
+
+    def begin(self) -> None:
+        """A new hour, if it is time."""
+        if time.time() >= self.reset_at:
+            self.used, self.reset_at = 0, time.time() + 3600
+
+    def headers(self) -> dict[str, str]:
+        return {
+            "X-RateLimit-Limit": str(self.limit),
+            "X-RateLimit-Remaining": str(self.remaining),
+            "X-RateLimit-Used": str(self.used),
+            "X-RateLimit-Reset": str(int(self.reset_at)),
+            "X-RateLimit-Resource": "core",
+        }
 
 
 @dataclass
@@ -56,6 +84,7 @@ class GitHub:
     variables: dict[str, dict[str, str]] = field(default_factory=dict)
     """scope → name → value"""
     faults: list[Fault] = field(default_factory=list)
+    rate_limit: RateLimit = field(default_factory=RateLimit)
     installation_tokens: dict[str, datetime] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     """method and path of every REST call so far"""
@@ -91,4 +120,4 @@ class GitHub:
         installation_id = self.app.installation_id if self.app else None
         for job in jobs:
             payload = workflow_job_webhook(action, job, self.world, installation_id)
-            self.deliveries.send("workflow_job", payload, job.id)
+            self.deliveries.send("workflow_job", payload)

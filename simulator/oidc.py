@@ -28,6 +28,10 @@ class OidcIssuer:
         self._keys = {key_id: key for key_id, key in self._keys.items() if key_id == before}
         self._keys[self._current] = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
+    def description(self) -> dict[str, Any]:
+        """The issuer's discovery document."""
+        return {"issuer": self.url, "jwks_uri": f"{self.url}/.well-known/jwks"}
+
     def published_keys(self) -> dict[str, Any]:
         """The JSON Web Key Set."""
         keys = []

@@ -11,7 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from .world import DEFAULT_GROUP, Job, Runner, World
+from .deliveries import Delivery
+from .world import DEFAULT_GROUP, Job, Runner, World, run_status
 
 _TEMPLATES = Path(__file__).parent / "templates"
 API = "https://api.github.com"
@@ -195,7 +196,7 @@ def run_json(jobs: Sequence[Job], world: World) -> dict[str, Any]:
         "run_number": 1,
         "run_attempt": job.run_attempt,
         "event": job.event,
-        "status": "completed" if all(j.status == "completed" for j in jobs) else "queued",
+        "status": run_status(jobs),
         "conclusion": None,
         "workflow_id": _number(job.workflow),
         "url": run_url,
@@ -220,6 +221,29 @@ def run_json(jobs: Sequence[Job], world: World) -> dict[str, Any]:
         },
         "repository": repository_json(job.repository, is_users),
         "head_repository": repository_json(head, head.partition("/")[0] in world.users),
+    }
+
+
+def runs_json(runs: Sequence[Sequence[Job]], world: World) -> dict[str, Any]:
+    return {"total_count": len(runs), "workflow_runs": [run_json(jobs, world) for jobs in runs]}
+
+
+def delivery_json(delivery: Delivery, installation_id: int | None) -> dict[str, Any]:
+    """As in the list of a webhook's deliveries."""
+    event = delivery.event
+    return {
+        "id": delivery.id,
+        "guid": event.guid,
+        "delivered_at": _time(delivery.delivered_at),
+        "redelivery": delivery.is_redelivery,
+        "duration": round(delivery.duration_s, 2),
+        "status": delivery.status,
+        "status_code": delivery.status_code,
+        "event": event.name,
+        "action": event.action,
+        "installation_id": installation_id,
+        "repository_id": _number(event.repository),
+        "throttled_at": None,
     }
 
 

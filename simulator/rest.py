@@ -1,24 +1,29 @@
 """GitHub's REST API, as far as Runyard uses it."""
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import jwt
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from .deliveries import Delivery
 from .github import GitHub
 from .payloads import (
+    delivery_json,
     encode_jit_config,
     group_json,
     installation_token_json,
     job_json,
     jobs_json,
+    repository_json,
     run_json,
     runner_json,
+    runs_json,
 )
 from .setting_up import SettingUp
 from .world import ApiError
@@ -51,8 +56,19 @@ class RestApi:
                     self._route("GET", f"{scope}/actions/runners/{{id:int}}", self.get_runner),
                     self._route("DELETE", f"{scope}/actions/runners/{{id:int}}", self.delete_runner),
                     self._route("GET", f"{scope}/installation", self.get_installation, for_app=True),
+                    self._route("GET", f"{scope}/hooks/1/deliveries", self.list_deliveries),
+                    self._route("GET", f"{scope}/hooks/1/deliveries/{{id:int}}", self.get_delivery),
+                    self._route("POST", f"{scope}/hooks/1/deliveries/{{id:int}}/attempts", self.redeliver),
                 )
             ),
+            self._route("GET", "/app/hook/deliveries", self.list_deliveries, for_app=True),
+            self._route("GET", "/app/hook/deliveries/{id:int}", self.get_delivery, for_app=True),
+            self._route("POST", "/app/hook/deliveries/{id:int}/attempts", self.redeliver, for_app=True),
+            self._route("GET", "/users/{owner}/installation", self.get_installation, for_app=True),
+            self._route("GET", f"{org}/repos", self.list_org_repos),
+            self._route("GET", "/user/repos", self.list_own_repos),
+            self._route("GET", "/installation/repositories", self.list_installation_repositories),
+            self._route("GET", f"{repo}/actions/runs", self.list_runs),
             self._route("GET", f"{org}/actions/runner-groups", self.list_runner_groups),
             self._route("POST", "/app/installations/{id:int}/access_tokens", self.create_token, for_app=True),
             self._route("GET", f"{repo}/actions/jobs/{{id:int}}", self.get_job),
@@ -69,6 +85,7 @@ class RestApi:
                 )
             ),
             *SettingUp(self._github).routes(self._route),
+            Route("/.well-known/openid-configuration", self.get_issuer, methods=["GET"]),
             Route("/.well-known/jwks", self.get_signing_keys, methods=["GET"]),
             Route("/_oidc/token/{run_id:int}", self.get_oidc_token, methods=["GET"]),
         ]
@@ -78,11 +95,19 @@ class RestApi:
 
         async def guarded(request: Request) -> Response:
             self._github.requests.append((method, request.url.path))
+            limit = self._github.rate_limit
+            limit.begin()
             try:
                 self._authenticate(request, for_app=for_app)
-                return await self._with_faults(operation, endpoint, request)
+                if limit.remaining == 0:
+                    raise ApiError(403, "API rate limit exceeded for installation ID 1.")
+                response = _unless_unchanged(request, await self._with_faults(operation, endpoint, request))
             except ApiError as error:
-                return error_response(error)
+                response = error_response(error)
+            # GitHub's documentation, "Best practices": a 304 does not count.
+            limit.used += response.status_code != 304 and limit.remaining > 0
+            response.headers.update(limit.headers())
+            return response
 
         return Route(path, guarded, methods=[method])
 
@@ -127,7 +152,9 @@ class RestApi:
 
     async def list_runners(self, request: Request) -> Response:
         runners = self._github.world.list_runners(_scope(request), request.query_params.get("name"))
-        return JSONResponse({"total_count": len(runners), "runners": [runner_json(runner) for runner in runners]})
+        shown, links = _page(request, runners)
+        body = {"total_count": len(runners), "runners": [runner_json(runner) for runner in shown]}
+        return JSONResponse(body, headers=links)
 
     async def get_runner(self, request: Request) -> Response:
         return JSONResponse(runner_json(self._github.world.find_runner(_scope(request), request.path_params["id"])))
@@ -161,7 +188,74 @@ class RestApi:
 
     async def list_run_jobs(self, request: Request) -> Response:
         jobs = [job for job in self._github.world.jobs.values() if job.run_id == request.path_params["id"]]
-        return JSONResponse(jobs_json(jobs))
+        shown, links = _page(request, jobs)
+        return JSONResponse(jobs_json(shown) | {"total_count": len(jobs)}, headers=links)
+
+    async def list_runs(self, request: Request) -> Response:
+        repository = f"{request.path_params['owner']}/{request.path_params['repo']}"
+        runs = self._github.world.active_runs(repository, request.query_params["status"])
+        shown, links = _page(request, runs)
+        body = runs_json(shown, self._github.world) | {"total_count": len(runs)}
+        return JSONResponse(body, headers=links)
+
+    async def list_org_repos(self, request: Request) -> Response:
+        if request.path_params["owner"] in self._github.world.users:
+            raise ApiError(404, "Not Found")
+        prefix = f"{request.path_params['owner']}/"
+        found = [name for name in self._github.world.repositories() if name.startswith(prefix)]
+        return self._repositories(request, found)
+
+    async def list_own_repos(self, request: Request) -> Response:
+        """The token belongs to all users at once."""
+        users = self._github.world.users
+        found = [name for name in self._github.world.repositories() if name.partition("/")[0] in users]
+        return self._repositories(request, found)
+
+    async def list_installation_repositories(self, request: Request) -> Response:
+        found = self._github.world.repositories()
+        shown, links = _page(request, found)
+        body = {"total_count": len(found), "repositories": [self._repository(name) for name in shown]}
+        return JSONResponse(body, headers=links)
+
+    def _repositories(self, request: Request, names: Sequence[str]) -> Response:
+        shown, links = _page(request, names)
+        return JSONResponse([self._repository(name) for name in shown], headers=links)
+
+    def _repository(self, full_name: str) -> dict[str, Any]:
+        return repository_json(full_name, full_name.partition("/")[0] in self._github.world.users)
+
+    async def list_deliveries(self, request: Request) -> Response:
+        """Newest first; a cursor instead of page numbers."""
+        below = int(request.query_params.get("cursor", "v1_0").removeprefix("v1_"))
+        found = [d for d in self._deliveries(request) if not below or d.id < below]
+        found.sort(key=lambda delivery: -delivery.id)
+        size = int(request.query_params.get("per_page", 30))
+        shown = found[:size]
+        links = _link(request, cursor=f"v1_{shown[-1].id}") if len(found) > size else {}
+        installation_id = self._github.app.installation_id if self._github.app else None
+        return JSONResponse([delivery_json(delivery, installation_id) for delivery in shown], headers=links)
+
+    async def get_delivery(self, request: Request) -> Response:
+        return JSONResponse(delivery_json(self._delivery(request), None))
+
+    async def redeliver(self, request: Request) -> Response:
+        self._github.deliveries.redeliver(self._delivery(request).id)
+        return JSONResponse({}, 202)
+
+    def _delivery(self, request: Request) -> Delivery:
+        delivery = self._github.deliveries.find(request.path_params["id"])
+        if delivery not in self._deliveries(request):
+            raise ApiError(404, "Not Found")
+        return delivery
+
+    def _deliveries(self, request: Request) -> list[Delivery]:
+        """Those of the webhook that is asked about."""
+        done = self._github.deliveries.done
+        if "owner" not in request.path_params:
+            return list(done)
+        owner, repo = request.path_params["owner"], request.path_params.get("repo")
+        prefix = f"{owner}/" if repo is None else f"{owner}/{repo}/"
+        return [delivery for delivery in done if f"{delivery.event.repository}/".startswith(prefix)]
 
     async def get_run(self, request: Request) -> Response:
         jobs = self._github.world.jobs_of_run(request.path_params["id"])
@@ -184,6 +278,9 @@ class RestApi:
         self._github.variables.setdefault(_scope(request), {})[str(body["name"]).upper()] = str(body["value"])
         return JSONResponse({}, 201)
 
+    async def get_issuer(self, request: Request) -> Response:
+        return JSONResponse(self._github.oidc.description())
+
     async def get_signing_keys(self, request: Request) -> Response:
         return JSONResponse(self._github.oidc.published_keys())
 
@@ -202,6 +299,33 @@ def _scope(request: Request) -> str:
     """`/orgs/acme` or `/repos/acme/app`."""
     owner, repo = request.path_params["owner"], request.path_params.get("repo")
     return f"/orgs/{owner}" if repo is None else f"/repos/{owner}/{repo}"
+
+
+PageT = TypeVar("PageT")
+
+
+def _page(request: Request, items: Sequence[PageT]) -> tuple[Sequence[PageT], dict[str, str]]:
+    """The page that is asked for, and the header that tells of the next."""
+    number, size = int(request.query_params.get("page", 1)), int(request.query_params.get("per_page", 30))
+    shown = items[(number - 1) * size : number * size]
+    return shown, _link(request, page=number + 1) if len(items) > number * size else {}
+
+
+def _link(request: Request, **query: object) -> dict[str, str]:
+    """As GitHub writes it, with another path than the one that was asked: nobody may rely on it."""
+    following = request.url.replace(path="/organizations/1/elsewhere").include_query_params(**query)
+    return {"Link": f'<{following}>; rel="next", <{request.url}>; rel="first"'}
+
+
+def _unless_unchanged(request: Request, response: Response) -> Response:
+    """304 when the caller has the answer already."""
+    if request.method != "GET" or response.status_code != 200:
+        return response
+    etag = f'W/"{hashlib.sha256(bytes(response.body)).hexdigest()}"'
+    if request.headers.get("If-None-Match") == etag:
+        return Response(status_code=304, headers={"ETag": etag})
+    response.headers["ETag"] = etag
+    return response
 
 
 async def _json_object(request: Request) -> dict[str, Any]:

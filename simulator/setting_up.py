@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from .deliveries import Delivery
 from .github import App, GitHub
 from .payloads import API, ping_webhook
 from .world import ApiError
@@ -46,7 +45,6 @@ class SettingUp:
                     route("POST", f"{scope}/hooks", self.create_webhook),
                     route("PATCH", f"{scope}/hooks/{{id:int}}", self.update_webhook),
                     route("POST", f"{scope}/hooks/{{id:int}}/pings", self.ping_webhook),
-                    route("GET", f"{scope}/hooks/{{id:int}}/deliveries", self.list_deliveries),
                 )
             ),
             route("GET", "/app", self.get_app, for_app=True),
@@ -81,10 +79,6 @@ class SettingUp:
         owner, repo = request.path_params["owner"], request.path_params.get("repo", "app")
         self._github.deliveries.send("ping", ping_webhook(f"{owner}/{repo}", HOOK_ID, self._github.world))
         return Response(status_code=204)
-
-    async def list_deliveries(self, request: Request) -> Response:
-        self._find(request)
-        return JSONResponse([delivery_json(delivery) for delivery in reversed(self._github.deliveries.done)])
 
     async def get_app(self, request: Request) -> Response:
         app = self._app()
@@ -170,19 +164,3 @@ def hook_json(scope: str, url: str, content_type: str) -> dict[str, Any]:
     }
     last = {"code": None, "status": "unused", "message": None}
     return fields if is_organization else fields | {"test_url": f"{own}/test", "last_response": last}
-
-
-def delivery_json(delivery: Delivery) -> dict[str, Any]:
-    return {
-        "id": delivery.id,
-        "guid": delivery.guid,
-        "delivered_at": "2026-11-24T10:00:00Z",
-        "redelivery": False,
-        "duration": round(delivery.duration_s, 2),
-        "status": "OK" if delivery.status_code == 200 else "failed",
-        "status_code": delivery.status_code,
-        "event": delivery.event,
-        "action": delivery.action,
-        "installation_id": None,
-        "repository_id": None,
-    }

@@ -104,6 +104,12 @@ class Job:
         return self.repository.partition("/")[0]
 
 
+def run_status(jobs: Sequence[Job]) -> str:
+    """What GitHub calls a workflow run with these jobs: one that has begun is in progress while jobs of it wait."""
+    states = {job.status for job in jobs}
+    return states.pop() if len(states) == 1 else "in_progress"
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """One job as a test orders it."""
@@ -159,6 +165,11 @@ class World:
             raise ApiError(422, f'Bad request - Runner "{runner.name}" is still running a job')
         del self.runners[runner_id]
 
+    def drop_runner(self, name: str) -> None:
+        """Forgets an idle runner although it listens, as GitHub is known to do after some minutes."""
+        for runner in [r for r in self.runners.values() if r.name == name and r.job is None]:
+            del self.runners[runner.id]
+
     def dispatch(
         self,
         repository: str,
@@ -209,6 +220,18 @@ class World:
         if not jobs:
             raise ApiError(404, "Not Found")
         return jobs
+
+    def active_runs(self, repository: str, status: str) -> list[list[Job]]:
+        """The runs of a repository that are in a state, newest first."""
+        runs: dict[int, list[Job]] = {}
+        for job in self.jobs.values():
+            if job.repository == repository:
+                runs.setdefault(job.run_id, []).append(job)
+        return [jobs for jobs in reversed(runs.values()) if run_status(jobs) == status]
+
+    def repositories(self) -> list[str]:
+        """Those that have had a job."""
+        return list(dict.fromkeys(job.repository for job in self.jobs.values()))
 
     def cancel_run(self, run_id: int) -> list[Job]:
         """Cancels those jobs of a run that no runner has. Raises ApiError 409 when all have ended."""

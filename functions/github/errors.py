@@ -26,5 +26,9 @@ class NameTaken(GitHubError):
     """A runner of this name exists (409), perhaps from a call whose answer was lost."""
 
 
+class RunnerBusy(GitHubError):
+    """A runner has a job (422), so it cannot be removed: perhaps for some minutes after its machine has vanished."""
+
+
 class Refused(GitHubError):
     """Credentials, permissions or the request itself are wrong: somebody has to mend something."""

@@ -4,19 +4,21 @@ Source: GitHub REST API description, version 2022-11-28; `tests/contract` checks
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, TypeVar
+from functools import cache
+from typing import Any, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationError
 
-from .errors import NameTaken, Refused, TryLater
+from .errors import NameTaken, Refused, RunnerBusy, TryLater
 
 API_VERSION = "2022-11-28"
 DEFAULT_API_URL = "https://api.github.com"
 _SECONDARY_LIMIT_WAIT = timedelta(seconds=60)
+_MOST_DOUBLINGS = 4
 _SERVER_ERROR_WAIT = timedelta(seconds=15)
 _LONGEST_WAIT_S = 86_400.0
 """GitHub's limits last an hour at most: whoever asks for more than a day is mistaken"""
@@ -27,11 +29,15 @@ class Scope:
     """Where runners are registered: an organization, or one repository."""
 
     path: str
-    """`/orgs/acme` or `/repos/acme/app`"""
+    """`/orgs/acme`, `/repos/acme/app`, or `/users/octocat` where no runners can be"""
 
     @classmethod
     def organization(cls, login: str) -> "Scope":
         return cls(f"/orgs/{quote(login, safe='')}")
+
+    @classmethod
+    def user(cls, login: str) -> "Scope":
+        return cls(f"/users/{quote(login, safe='')}")
 
     @classmethod
     def repository(cls, full_name: str) -> "Scope":
@@ -40,6 +46,11 @@ class Scope:
     @property
     def is_organization(self) -> bool:
         return self.path.startswith("/orgs/")
+
+    @property
+    def owner(self) -> str:
+        """Login of the organization or user, in lower case."""
+        return self.path.split("/")[2].lower()
 
 
 @dataclass(frozen=True)
@@ -137,52 +148,54 @@ def create_installation_token(installation_id: int) -> Request:
     return Request("POST", f"/app/installations/{installation_id}/access_tokens")
 
 
-class _Reply(BaseModel):
+class Reply(BaseModel):
+    """An answer's body: what is not named is ignored, as GitHub adds fields at any time."""
+
     # A webhook needs one or two of the replies: only those that are read cost time.
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
-class _Runner(_Reply):
+class _Runner(Reply):
     id: int
     name: str
     status: str = ""
     busy: bool = False
 
 
-class _JitReply(_Reply):
+class _JitReply(Reply):
     runner: _Runner
     encoded_jit_config: SecretStr
 
 
-class _RunnersReply(_Reply):
+class _RunnersReply(Reply):
     runners: list[_Runner]
 
 
-class _Group(_Reply):
+class _Group(Reply):
     id: int
     name: str
 
 
-class _GroupsReply(_Reply):
+class _GroupsReply(Reply):
     runner_groups: list[_Group]
 
 
-class _InstallationReply(_Reply):
+class _InstallationReply(Reply):
     id: int
 
 
-class InstallationToken(_Reply):
+class InstallationToken(Reply):
     """A token of a GitHub App's installation; it lives an hour."""
 
     token: SecretStr
     expires_at: AwareDatetime
 
 
-class _Repository(_Reply):
+class _Repository(Reply):
     full_name: str
 
 
-class _RunReply(_Reply):
+class _RunReply(Reply):
     event: str
     head_repository: _Repository | None = None
 
@@ -207,18 +220,18 @@ class RegisteredRunner:
     is_busy: bool
 
 
-_ReplyT = TypeVar("_ReplyT", bound=_Reply)
+_ReplyT = TypeVar("_ReplyT")
 
 
 def read_jit_runner(answer: Answer, now: datetime) -> JitRunner:
     """The runner in a 201 answer; raises a `GitHubError` for every other."""
-    reply = _read(_JitReply, answer, 201, now)
+    reply = read_reply(_JitReply, answer, 201, now)
     return JitRunner(reply.runner.id, reply.runner.name, reply.encoded_jit_config)
 
 
 def read_idle_runner_id(answer: Answer, name: str, now: datetime) -> int | None:
     """The id of the runner of that name, if it is there and neither online nor busy."""
-    runners = _read(_RunnersReply, answer, 200, now).runners
+    runners = read_reply(_RunnersReply, answer, 200, now).runners
     idle = (r for r in runners if r.name == name and r.status != "online" and not r.busy)
     return next((runner.id for runner in idle), None)
 
@@ -227,7 +240,7 @@ def read_runner(answer: Answer, now: datetime) -> RegisteredRunner | None:
     """The runner in a 200 answer; None when GitHub has removed it."""
     if answer.status == 404:
         return None
-    reply = _read(_Runner, answer, 200, now)
+    reply = read_reply(_Runner, answer, 200, now)
     return RegisteredRunner(reply.id, reply.name, is_online=reply.status == "online", is_busy=reply.busy)
 
 
@@ -237,7 +250,7 @@ def read_group_id(answer: Answer, name: str, now: datetime) -> int:
     Raises:
         Refused: there is none.
     """
-    groups = _read(_GroupsReply, answer, 200, now).runner_groups
+    groups = read_reply(_GroupsReply, answer, 200, now).runner_groups
     for group in groups:
         if group.name.casefold() == name.casefold():
             return group.id
@@ -247,7 +260,7 @@ def read_group_id(answer: Answer, name: str, now: datetime) -> int:
 
 def read_run(answer: Answer, now: datetime) -> RunFacts:
     """The run in a 200 answer."""
-    reply = _read(_RunReply, answer, 200, now)
+    reply = read_reply(_RunReply, answer, 200, now)
     return RunFacts(reply.event, reply.head_repository.full_name if reply.head_repository else None)
 
 
@@ -258,34 +271,41 @@ def is_missing(answer: Answer) -> bool:
 def check_written(answer: Answer, now: datetime) -> None:
     """201 and 204 say that it is written; raises a `GitHubError` otherwise."""
     if answer.status not in {201, 204}:
-        _refuse(answer, now)
+        refuse(answer, now)
 
 
 def check_cancelled(answer: Answer, now: datetime) -> None:
     """202 says that it will be cancelled, 409 that it cannot be any more; raises a `GitHubError` otherwise."""
     if answer.status not in {202, 409}:
-        _refuse(answer, now)
+        refuse(answer, now)
 
 
 def read_installation_id(answer: Answer, now: datetime) -> int:
-    return _read(_InstallationReply, answer, 200, now).id
+    return read_reply(_InstallationReply, answer, 200, now).id
 
 
 def read_installation_token(answer: Answer, now: datetime) -> InstallationToken:
-    return _read(InstallationToken, answer, 201, now)
+    return read_reply(InstallationToken, answer, 201, now)
 
 
 def check_deleted(answer: Answer, now: datetime) -> None:
     """204 and 404 both mean that the runner is gone; raises a `GitHubError` for every other answer."""
+    if answer.status == 422:
+        raise RunnerBusy(f"GitHub answered 422: {_message(answer)}")
     if answer.status not in {204, 404}:
-        _refuse(answer, now)
+        refuse(answer, now)
 
 
-def _read(model: type[_ReplyT], answer: Answer, status: int, now: datetime) -> _ReplyT:
+def read_reply(shape: type[_ReplyT], answer: Answer, status: int, now: datetime) -> _ReplyT:
+    """An answer's body in the shape that goes with a status.
+
+    Raises:
+        GitHubError: another status, or another shape.
+    """
     if answer.status != status:
-        _refuse(answer, now)
+        refuse(answer, now)
     try:
-        return model.model_validate_json(answer.body)
+        return cast("_ReplyT", _adapter(cast("Hashable", shape)).validate_json(answer.body))
     except ValidationError as error:
         # Only the places are told: the answer may hold a secret.
         places = ", ".join(".".join(map(str, item["loc"])) or "the body" for item in error.errors())
@@ -293,10 +313,16 @@ def _read(model: type[_ReplyT], answer: Answer, status: int, now: datetime) -> _
         raise TryLater(f"GitHub answered {status} with something unreadable ({places})", retry_at) from None
 
 
-def _refuse(answer: Answer, now: datetime) -> NoReturn:
+@cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+def refuse(answer: Answer, now: datetime) -> NoReturn:
+    """Raises the error that an answer amounts to."""
     message = _message(answer)
     status = answer.status
-    if (wait := _rate_limit_wait(answer, now)) is not None:
+    if (wait := rate_limit_wait(answer, now)) is not None:
         raise TryLater(f"GitHub's rate limit is used up: {message}", now + wait)
     if status >= 500:
         raise TryLater(f"GitHub answered {status}: {message}", now + _SERVER_ERROR_WAIT)
@@ -318,22 +344,30 @@ def _refuse(answer: Answer, now: datetime) -> NoReturn:
             raise Refused(f"GitHub answered {status}: {message}")
 
 
-def _rate_limit_wait(answer: Answer, now: datetime) -> timedelta | None:
+def rate_limit_wait(answer: Answer, now: datetime, refusals: int = 0) -> timedelta | None:
     """How long to wait; None when this answer is about something else.
 
-    Source: GitHub docs, "Best practices for using the REST API": retry-after first, then the reset time, then a minute.
+    Source: GitHub docs, "Best practices for using the REST API": retry-after first, then the reset time, then a minute
+    that doubles with each refusal that has gone before.
     """
     if answer.status not in {403, 429}:
         return None
     retry_after = answer.headers.get("retry-after", "")
     if retry_after.isdecimal():
         return timedelta(seconds=min(float(retry_after), _LONGEST_WAIT_S))
-    reset = answer.headers.get("x-ratelimit-reset", "")
-    if answer.headers.get("x-ratelimit-remaining") == "0" and reset.isdecimal():
-        return timedelta(seconds=min(max(1.0, float(reset) - now.timestamp()), _LONGEST_WAIT_S))
+    if (wait := used_up_wait(answer, now)) is not None:
+        return wait
     if answer.status == 429 or "rate limit" in _message(answer).lower():
-        return _SECONDARY_LIMIT_WAIT
+        return _SECONDARY_LIMIT_WAIT * (1 << min(refusals, _MOST_DOUBLINGS))
     return None
+
+
+def used_up_wait(answer: Answer, now: datetime) -> timedelta | None:
+    """How long until calls are allowed again; None while some are left."""
+    reset = answer.headers.get("x-ratelimit-reset", "")
+    if answer.headers.get("x-ratelimit-remaining") != "0" or not reset.isdecimal():
+        return None
+    return timedelta(seconds=min(max(1.0, float(reset) - now.timestamp()), _LONGEST_WAIT_S))
 
 
 def _message(answer: Answer) -> str:

@@ -190,7 +190,14 @@ def main() -> int:
     signal.signal(signal.SIGINT, stop)
     status = 202
     while status == 202:
-        status, job = connection.call("GET", "/_standin/message")
+        try:
+            status, job = connection.call("GET", "/_standin/message")
+        except Refused as refusal:
+            print(f"The runner no longer exists on the server. {refusal}", file=sys.stderr, flush=True)
+            if fault != "ghost":
+                return 1
+            # As actions/runner#4617: it goes on listening, and nobody knows it any more.
+            time.sleep(1)
     say_at(f"Running job: {job['name']}")
     ended = threading.Event()
     threading.Thread(target=keep_renewing, args=(connection.with_session(session), ended), daemon=True).start()

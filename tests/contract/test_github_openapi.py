@@ -15,9 +15,11 @@ from openapi_schema_validator import OAS30Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
-from functions.github import protocol
+from functions.github import listings, protocol
+from functions.github.listings import APP_HOOK, Hook
 from functions.github.protocol import Request, RunnerOrder, Scope
 from simulator import payloads
+from simulator.deliveries import Delivery, Event
 from simulator.world import ApiError, Job, JobSpec, Runner, World
 
 
@@ -33,6 +35,7 @@ DESCRIPTION: dict[str, Any] = json.loads(
 )
 _REGISTRY: Registry[Any] = Registry().with_resource("urn:github", DRAFT4.create_resource(DESCRIPTION))
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+ORG_HOOK, REPOSITORY_HOOK = Hook("/orgs/acme/hooks/1"), Hook("/repos/acme/app/hooks/1")
 ORG, REPOSITORY = Scope.organization("acme"), Scope.repository("acme/app")
 
 
@@ -80,7 +83,24 @@ REQUESTS = {
     "runner groups": protocol.list_runner_groups(ORG),
     "installation of an organization": protocol.find_installation(ORG),
     "installation of a repository": protocol.find_installation(REPOSITORY),
+    "installation of a user": protocol.find_installation(Scope.user("octocat")),
     "installation token": protocol.create_installation_token(1),
+    "deliveries, App": listings.list_deliveries(APP_HOOK),
+    "deliveries, organization": listings.list_deliveries(ORG_HOOK),
+    "deliveries, repository": listings.next_page(listings.list_deliveries(REPOSITORY_HOOK), {"cursor": "v1_1"}),
+    "redelivery, App": listings.redeliver(APP_HOOK, 1),
+    "redelivery, organization": listings.redeliver(ORG_HOOK, 1),
+    "redelivery, repository": listings.redeliver(REPOSITORY_HOOK, 1),
+    "webhooks, organization": listings.list_hooks(ORG),
+    "webhooks, repository": listings.list_hooks(REPOSITORY),
+    "runs": listings.list_runs("acme/app", "queued"),
+    "jobs of a run": listings.next_page(listings.list_jobs("acme/app", 1), {"page": "2"}),
+    "a job": listings.get_job("acme/app", 1),
+    "runners, organization": listings.list_runners(ORG),
+    "a runner, repository": protocol.get_runner(REPOSITORY, 1),
+    "repositories of an organization": listings.list_organization_repositories("acme"),
+    "repositories of an installation": listings.list_installation_repositories(),
+    "repositories of a user": listings.list_own_repositories(),
 }
 
 
@@ -173,6 +193,30 @@ def test_the_simulated_jobs_are_githubs(state: str) -> None:
 def test_the_simulated_run_is_githubs() -> None:
     here, job = jobs()["in_progress"]
     validate(answer_schema(protocol.get_run("acme/app", 1), 200), payloads.run_json([job], here))
+
+
+def a_delivery(action: str = "queued", code: int = 200) -> Delivery:
+    here, job = jobs()[action]
+    event = Event("guid-1", "workflow_job", payloads.workflow_job_webhook(action, job, here, None))
+    return Delivery(1, event, NOW, False, "OK", code, 0.1, "")
+
+
+@pytest.mark.parametrize("hook", [APP_HOOK, ORG_HOOK, REPOSITORY_HOOK], ids=lambda hook: hook.path)
+@pytest.mark.parametrize("code", [200, 502, 0])
+def test_the_simulated_deliveries_are_githubs(hook: Hook, code: int) -> None:
+    listed = [payloads.delivery_json(a_delivery(code=code), 5)]
+    validate(answer_schema(listings.list_deliveries(hook), 200), listed)
+
+
+def test_the_simulated_runs_and_repositories_are_githubs() -> None:
+    here, job = jobs()["in_progress"]
+    validate(answer_schema(listings.list_runs("acme/app", "queued"), 200), payloads.runs_json([[job]], here))
+    validate(answer_schema(listings.get_job("acme/app", 1), 200), payloads.job_json(job))
+    repository = payloads.repository_json("acme/app", is_users=False)
+    validate(answer_schema(listings.list_organization_repositories("acme"), 200), [repository])
+    validate(answer_schema(listings.list_own_repositories(), 200), [payloads.repository_json("me/x", is_users=True)])
+    listed = {"total_count": 1, "repositories": [repository]}
+    validate(answer_schema(listings.list_installation_repositories(), 200), listed)
 
 
 def test_the_check_itself_can_fail() -> None:

@@ -4,9 +4,10 @@ import pytest
 
 from controller.github_setup import calls
 from functions.github.protocol import Request, Scope
-from simulator.deliveries import Delivery
-from simulator.setting_up import delivery_json, hook_json
-from tests.contract.test_github_openapi import answer_schema, operation, resolve, validate
+from simulator.deliveries import Delivery, Event
+from simulator.payloads import delivery_json
+from simulator.setting_up import hook_json
+from tests.contract.test_github_openapi import NOW, answer_schema, operation, resolve, validate
 
 ORG, REPOSITORY = Scope.organization("acme"), Scope.repository("acme/app")
 URL, SECRET = "https://runyard.acme.example/", "s3cret"
@@ -45,5 +46,6 @@ def test_the_simulated_webhooks_and_their_deliveries_are_githubs(scope: Scope) -
     hook = hook_json(scope.path, URL, "json")
     validate(answer_schema(calls.list_hooks(scope), 200), [hook])
     validate(answer_schema(calls.create_hook(scope, URL, SECRET), 201), hook)
-    delivery = Delivery(1, "0b989ba4-242f-11e5-81e1-c7b6966d2516", "ping", None, None, 200, 0.31, "")
-    validate(answer_schema(calls.list_deliveries(scope, 1), 200), [delivery_json(delivery)])
+    event = Event("0b989ba4-242f-11e5-81e1-c7b6966d2516", "ping", {"repository": {"full_name": "acme/app"}})
+    delivery = Delivery(1, event, NOW, False, "OK", 200, 0.31, "")
+    validate(answer_schema(calls.list_deliveries(scope, 1), 200), [delivery_json(delivery, None)])

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from functions.github.auth import AppCredentials
 from functions.github.client import GitHubClient
-from functions.github.errors import NameTaken, NoAnswer, Refused
+from functions.github.errors import NoAnswer, Refused, TryLater
 from functions.github.protocol import RunnerOrder, Scope
 from local.stack import APP_ID, Stack, StackOptions
 
@@ -45,6 +45,7 @@ async def app_client(github: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     new = GitHubClient(github.github_url, AppCredentials(APP_ID, key), now)
     yield new
     await new.close()
+    github.control("DELETE", "/faults")
 
 
 def a_name() -> str:
@@ -71,10 +72,63 @@ async def test_a_leftover_of_a_lost_answer_is_replaced(client: GitHubClient) -> 
     assert await create(client, name) != first
 
 
-async def test_a_name_that_nobody_has_stays_refused(client: GitHubClient, github: Stack) -> None:
+async def test_a_name_that_somebody_else_uses_is_tried_again_later_with_another(
+    client: GitHubClient, github: Stack
+) -> None:
     github.control("POST", "/faults", {"operation": "generate-jitconfig", "status": 409})
-    with pytest.raises(NameTaken):
+    with pytest.raises(TryLater, match="is there already"):
         await create(client, a_name())
+
+
+SECONDARY = {
+    "status": 403,
+    "headers": {"retry-after": "60"},
+    "body": '{"message": "You have exceeded a secondary rate limit."}',
+}
+
+
+async def test_whoever_was_refused_for_asking_too_much_asks_nothing_until_the_time_is_over(
+    client: GitHubClient, github: Stack
+) -> None:
+    """GitHub bans those who go on asking."""
+    github.control("POST", "/faults", {"operation": "generate-jitconfig", **SECONDARY})
+    with pytest.raises(TryLater) as first:
+        await create(client, a_name())
+    before = len(github.github_state()["requests"])
+    for scope in (ORG, Scope.repository("acme/app")):
+        with pytest.raises(TryLater) as second:
+            await create(client, a_name(), scope)
+        assert abs(second.value.retry_at - first.value.retry_at) < timedelta(seconds=1)  # type: ignore[operator]
+    assert len(github.github_state()["requests"]) == before
+    client._now = lambda: now() + timedelta(seconds=61)
+    assert await create(client, a_name())
+
+
+async def test_the_last_call_of_an_hour_is_known_to_be_the_last(client: GitHubClient, github: Stack) -> None:
+    github.control("POST", "/rate-limit", {"limit": 100, "used": 99, "reset_in_s": 600})
+    assert await create(client, a_name())
+    before = len(github.github_state()["requests"])
+    with pytest.raises(TryLater) as caught:
+        await create(client, a_name())
+    assert caught.value.retry_at is not None
+    assert timedelta(minutes=9) < caught.value.retry_at - now() < timedelta(minutes=11)
+    assert len(github.github_state()["requests"]) == before
+
+
+async def test_an_app_asks_for_another_token_when_one_has_been_revoked(app_client: GitHubClient, github: Stack) -> None:
+    await create(app_client, a_name())
+    app_client._tokens["acme"] = app_client._tokens["acme"].model_copy(update={"token": SecretStr("ghs_revoked")})
+    with pytest.raises(Refused):
+        await create(app_client, a_name())
+    assert await create(app_client, a_name())
+
+
+async def test_one_token_is_good_for_all_repositories_of_an_owner(app_client: GitHubClient, github: Stack) -> None:
+    before = len(github.github_state()["requests"])
+    for scope in (ORG, Scope.repository("acme/app"), Scope.repository("Acme/other")):
+        await create(app_client, a_name(), scope)
+    paths = [path for _, path in github.github_state()["requests"][before:]]
+    assert sum(path.endswith("/access_tokens") for path in paths) == 1
 
 
 async def test_silence_ends_in_time_and_says_when_to_try_again(client: GitHubClient, github: Stack) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functions.github import protocol
-from functions.github.errors import GitHubError, NameTaken, Refused, TryLater
+from functions.github.errors import GitHubError, NameTaken, Refused, RunnerBusy, TryLater
 from functions.github.protocol import Answer, Request, RunnerOrder, Scope
 
 API = Path(__file__).parents[2] / "payloads" / "api"
@@ -157,7 +157,7 @@ def test_a_runner_that_is_gone_is_deleted(status: int) -> None:
 
 
 def test_a_busy_runner_is_not_deleted() -> None:
-    with pytest.raises(Refused, match="is still running a job"):
+    with pytest.raises(RunnerBusy, match="is still running a job"):
         protocol.check_deleted(recorded_error("delete runner that runs a job"), NOW)
 
 
@@ -257,6 +257,22 @@ def test_a_missing_permission_is_no_rate_limit(message: str, headers: dict[str, 
 def test_recorded_headers_of_a_success_mean_no_rate_limit() -> None:
     headers = {name.lower(): value for name, value in recorded("response-headers.recorded.json").items()}
     assert refusal_of(Answer(403, headers, b"{}")).retry_at is None
+
+
+@pytest.mark.parametrize(("refusals", "minutes"), [(0, 1), (1, 2), (3, 8), (4, 16), (50, 16)])
+def test_a_secondary_limit_without_a_time_is_waited_for_longer_each_time(refusals: int, minutes: int) -> None:
+    """GitHub docs, "Best practices": at least a minute, then exponentially longer."""
+    refused = answer(403, {"message": "You have exceeded a secondary rate limit."})
+    assert protocol.rate_limit_wait(refused, NOW, refusals) == timedelta(minutes=minutes)
+    timed = answer(403, {"message": "You have exceeded a secondary rate limit."}, retry_after="7")
+    assert protocol.rate_limit_wait(timed, NOW, refusals) == timedelta(seconds=7)
+
+
+def test_the_last_call_of_an_hour_says_when_the_next_is_allowed() -> None:
+    reset = str(int(NOW.timestamp()) + 90)
+    headers = {"x_ratelimit_remaining": "0", "x_ratelimit_reset": reset}
+    assert protocol.used_up_wait(answer(200, {}, **headers), NOW) == timedelta(seconds=90)
+    assert protocol.used_up_wait(answer(200, {}, **headers | {"x_ratelimit_remaining": "1"}), NOW) is None
 
 
 @pytest.mark.parametrize("status", [401, 404, 409, 422])
