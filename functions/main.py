@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from cloudevents.http.event import CloudEvent
 
     from .commands.handle import CommandHandler
-    from .github.oidc import OidcVerifier
+    from .github.oidc import WorkflowVerifier
     from .preflight.handle import PreflightHandler
+    from .reconcile.caller import CallerVerifier
+    from .reconcile.run import Reconciler
 
 LARGEST_BODY = 25 * 1024 * 1024
 """bytes; GitHub drops larger events itself"""
@@ -56,6 +58,10 @@ LARGEST_QUESTION = 512 * 1024
 ANSWER_WITHIN_S = 9.0
 """GitHub marks a delivery as failed after 10 s"""
 COMMAND_WITHIN_S = 30.0
+RECONCILE_WITHIN_S = 58.0
+"""a run ends by itself before; then comes the next"""
+RECONCILE_CALL_WITHIN_S = 14.0
+"""for one call to GitHub: nobody waits, and it may be slow"""
 _CONTENT_TYPES = ("application/json", "application/x-www-form-urlencoded")
 _log = logging.getLogger("runyard.webhook")
 
@@ -142,14 +148,22 @@ def _command_handler() -> "CommandHandler":
     return CommandHandler(_store(), _admissions(), _github(), _now)
 
 
+@functions_framework.aio.http
+async def reconcile(request: Request) -> Response:
+    """Finds what was lost and finishes what was left half-done; called by a scheduler every minute."""
+    return await _serve("reconcile", request, _reconcile, {}, RECONCILE_WITHIN_S)
+
+
 Work = Callable[[Request], Awaitable[tuple[int, dict[str, Any]]]]
 _HEADERS = {405: {"Allow": "POST"}, 503: {"Retry-After": "5"}}
 
 
-async def _serve(name: str, request: Request, work: Work, fields: Mapping[str, str | None]) -> Response:
+async def _serve(
+    name: str, request: Request, work: Work, fields: Mapping[str, str | None], within_s: float = ANSWER_WITHIN_S
+) -> Response:
     """Answers, logs one line, and says in the answer where the time went."""
     started, github = time.monotonic(), watch_github()
-    status, body = await _answer(request, work)
+    status, body = await _answer(request, work, within_s)
     duration_ms = round((time.monotonic() - started) * 1000, 1)
     canonical(
         _log,
@@ -169,17 +183,18 @@ def _level_of(status: int, body: Mapping[str, Any]) -> int:
     if status >= 500:
         return logging.ERROR
     is_policy_broken = body.get("policy") in {Standing.LAST_GOOD, Standing.NONE}
-    return logging.WARNING if status >= 400 or is_policy_broken else logging.INFO
+    is_worth_a_look = status >= 400 or is_policy_broken or "notes" in body
+    return logging.WARNING if is_worth_a_look else logging.INFO
 
 
-async def _answer(request: Request, work: Work) -> tuple[int, dict[str, Any]]:
+async def _answer(request: Request, work: Work, within_s: float) -> tuple[int, dict[str, Any]]:
     if request.method != "POST":
         return 405, _refusal("method_not_allowed", "this function takes POST requests")
     try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
+        async with asyncio.timeout(within_s):
             return await work(request)
     except TimeoutError:
-        return 503, _refusal("timeout", f"not done within {ANSWER_WITHIN_S:g} s: deliver it again")
+        return 503, _refusal("timeout", f"not done within {within_s:g} s: deliver it again")
     except StoreUnavailable as error:
         return 503, _refusal("store_unavailable", str(error))
     except StoreRefused as error:
@@ -208,15 +223,15 @@ async def _receive(request: Request) -> tuple[int, dict[str, Any]]:
 
 async def _advise(request: Request) -> tuple[int, dict[str, Any]]:
     # Only this function needs these; the webhook's cold start does without.
-    from .github.oidc import InvalidToken, KeysUnavailable  # noqa: PLC0415
+    from .oidc import InvalidToken, KeysUnavailable  # noqa: PLC0415
     from .preflight.handle import MalformedQuestion, read_question  # noqa: PLC0415
 
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    token = _bearer_token(request)
+    if token is None:
         return 401, _refusal("unauthenticated", "send the workflow's OIDC token: Authorization: Bearer …")
     verifier, handler = _preflight()
     try:
-        claims = await verifier.verify(token.strip())
+        claims = await verifier.verify(token)
     except InvalidToken as error:
         return 401, _refusal("unauthenticated", str(error))
     except KeysUnavailable as error:
@@ -233,13 +248,48 @@ async def _advise(request: Request) -> tuple[int, dict[str, Any]]:
 
 
 @cache
-def _preflight() -> "tuple[OidcVerifier, PreflightHandler]":
-    from .github.oidc import OidcVerifier  # noqa: PLC0415
+def _preflight() -> "tuple[WorkflowVerifier, PreflightHandler]":
+    from .github.oidc import WorkflowVerifier  # noqa: PLC0415
     from .preflight.handle import PreflightHandler  # noqa: PLC0415
 
-    verifier = OidcVerifier(_settings.oidc_issuer, _settings.oidc_audience)
+    verifier = WorkflowVerifier(_settings.oidc_issuer, _settings.oidc_audience)
     provisioner = Provisioner(_store(), _admissions(), _github(), _now)
     return verifier, PreflightHandler(_store(), _admissions(), provisioner.follow_up, _now)
+
+
+async def _reconcile(request: Request) -> tuple[int, dict[str, Any]]:
+    from .oidc import InvalidToken, KeysUnavailable  # noqa: PLC0415
+    from .reconcile.run import summarize  # noqa: PLC0415
+
+    token = _bearer_token(request)
+    if token is None:
+        return 401, _refusal("unauthenticated", "send the scheduler's OIDC token: Authorization: Bearer …")
+    verifier, reconciler = _reconciler()
+    try:
+        await verifier.verify(token)
+    except InvalidToken as error:
+        return 401, _refusal("unauthenticated", str(error))
+    except KeysUnavailable as error:
+        return 503, _refusal("keys_unavailable", str(error))
+    return 200, summarize(await reconciler.run())
+
+
+@cache
+def _reconciler() -> "tuple[CallerVerifier, Reconciler]":
+    from .documents.reconcile_store import ReconcileStore  # noqa: PLC0415
+    from .reconcile.caller import CallerVerifier  # noqa: PLC0415
+    from .reconcile.run import Reconciler  # noqa: PLC0415
+
+    settings = _settings.reconcile
+    store = ReconcileStore(_settings.project, _settings.database)
+    github = GitHubClient(_settings.github_api_url, _settings.github_credentials, _now, RECONCILE_CALL_WITHIN_S)
+    verifier = CallerVerifier(settings.issuer, settings.audience, settings.caller)
+    return verifier, Reconciler(store, _Admissions(store), github, settings, _now)
+
+
+def _bearer_token(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 async def _read_body(request: Request, most: int = LARGEST_BODY) -> bytes | None:

@@ -21,6 +21,24 @@ class SettingsError(Exception):
 
 
 @dataclass(frozen=True)
+class ReconcileSettings:
+    """What the `reconcile` function needs to know besides."""
+
+    caller: str
+    """address of the service account that may call it"""
+    audience: str
+    """that the scheduler asks its tokens for"""
+    issuer: str
+    """of those tokens"""
+    webhook_url: str | None
+    """address of our organization and repository webhooks; None when only a GitHub App delivers to us"""
+    grace_s: float
+    """how long anything may be on its way before it counts as lost"""
+    requests: int
+    """to GitHub in one run, besides those that change something or that cost nothing because nothing has changed"""
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the functions need to know of where they run."""
 
@@ -34,6 +52,7 @@ class Settings:
     """of the tokens that the `route` function accepts"""
     oidc_audience: str
     """that workflows ask their tokens for"""
+    reconcile: ReconcileSettings
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -55,6 +74,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     if not project:
         problems.append("GOOGLE_CLOUD_PROJECT is missing: name the project that Firestore is in")
     credentials = _read_credentials(environment, problems)
+    reconcile = _read_reconcile(environment, problems)
     if problems or credentials is None:
         raise SettingsError(problems)
     return Settings(
@@ -65,7 +85,43 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         database=environment.get("FIRESTORE_DATABASE") or "(default)",
         oidc_issuer=environment.get("GITHUB_OIDC_ISSUER") or "https://token.actions.githubusercontent.com",
         oidc_audience=environment.get("RUNYARD_AUDIENCE") or "runyard",
+        reconcile=reconcile,
     )
+
+
+def _read_reconcile(environment: Mapping[str, str], problems: list[str]) -> ReconcileSettings:
+    caller, audience = (
+        environment.get("RECONCILE_CALLER", "").strip(),
+        environment.get("RECONCILE_AUDIENCE", "").strip(),
+    )
+    if environment.get("FUNCTION_TARGET") == "reconcile":
+        if not caller:
+            problems.append("RECONCILE_CALLER is missing: give the address of the scheduler's service account")
+        if not audience:
+            problems.append("RECONCILE_AUDIENCE is missing: give the audience that the scheduler asks its token for")
+    webhook_url = environment.get("GITHUB_WEBHOOK_URL") or None
+    if webhook_url is not None and not webhook_url.startswith(("https://", "http://")):
+        problems.append(f"GITHUB_WEBHOOK_URL '{webhook_url}': write https://…, as the webhook's settings show it")
+    return ReconcileSettings(
+        caller=caller,
+        audience=audience,
+        issuer=environment.get("RECONCILE_ISSUER") or "https://accounts.google.com",
+        webhook_url=webhook_url,
+        grace_s=_read_number(environment, "RECONCILE_GRACE_S", 60, problems),
+        requests=int(_read_number(environment, "RECONCILE_REQUESTS", 40, problems)),
+    )
+
+
+def _read_number(environment: Mapping[str, str], name: str, default: float, problems: list[str]) -> float:
+    written = environment.get(name, "").strip()
+    try:
+        number = float(written) if written else default
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 86_400:
+        problems.append(f"{name} '{written}': write a number from 1 to 86400, or leave it out for {default:g}")
+        return default
+    return number
 
 
 def _read_secrets(environment: Mapping[str, str], name: str) -> tuple[SecretStr, ...]:

@@ -21,6 +21,7 @@ from .processes import Process, accepts_connections, free_port
 ROOT = Path(__file__).parent.parent
 GITHUB_HOST_NAME = "github.simulated.test"
 APP_ID = "12345"
+SCHEDULER, RECONCILE_AUDIENCE = "scheduler@local.iam.gserviceaccount.com", "runyard-reconcile"
 _START_WITHIN_S = 30.0
 
 
@@ -63,6 +64,7 @@ class Stack:
         self.proxy_port = free_port()
         self.gate_port = free_port()
         self.commands_port = free_port()
+        self.reconcile_port = free_port()
         self.webhook_secret = secrets.token_hex(16)
         self.github_token = "ghp_" + secrets.token_hex(20)
         self._environment = {
@@ -145,9 +147,29 @@ class Stack:
             "GITHUB_API_URL": self.github_url,
             **self._credentials(),
             "GITHUB_OIDC_ISSUER": self.github_url,
+            "GITHUB_WEBHOOK_URL": self.function_url,
+            "RECONCILE_CALLER": SCHEDULER,
+            "RECONCILE_AUDIENCE": RECONCILE_AUDIENCE,
+            "RECONCILE_ISSUER": self.github_url,
+            "RECONCILE_GRACE_S": "1",
             "SSL_CERT_FILE": str(self.authority),
             **self.options.function_environment,
         }
+
+    def start_reconcile(self) -> Process:
+        """The function that heals what was lost."""
+        return self.start_function("reconcile", self.reconcile_port)
+
+    def reconcile(self) -> dict[str, Any]:
+        """Calls it as the scheduler does in the cloud, with a token for the scheduler's account; its report."""
+        claims = {"email": SCHEDULER, "email_verified": True}
+        order = {"audience": RECONCILE_AUDIENCE, "repository": "none/none", "run_id": 1, "claims": claims}
+        token = self.control("POST", "/oidc-token", order)["token"]
+        url = f"http://127.0.0.1:{self.reconcile_port}/"
+        request = urllib.request.Request(url, b"", {"Authorization": f"Bearer {token}"}, method="POST")
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - our own function
+            report: dict[str, Any] = json.loads(response.read())
+        return report
 
     def start_commands(self) -> Process:
         """The function that does what controllers ask for."""

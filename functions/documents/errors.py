@@ -11,3 +11,7 @@ class StoreRefused(Exception):
 
 class Moved(Exception):
     """A guarded write lost: somebody else wrote first, or our own earlier attempt did. Read again, then decide."""
+
+
+class Unreadable(StoreUnavailable):
+    """Somebody has written something into a document that does not belong there; reconciling mends it."""

@@ -10,15 +10,16 @@ from typing import Any, Protocol
 from google.api_core import exceptions as google
 from google.api_core.retry_async import AsyncRetry
 from google.cloud import firestore
+from pydantic import ValidationError
 
 from . import command, host, installation, ledger, pending_runner, workflow_job, writes
 from .command import Answer, Command
-from .errors import Moved, StoreRefused, StoreUnavailable
+from .errors import Moved, StoreRefused, StoreUnavailable, Unreadable
 from .gather import Gather
 from .host import Host
 from .installation import Installation, LastError, LastGood, installation_id
 from .ledger import Ledger
-from .lifecycle import JobState, RunnerEvent, RunnerState, move_runner
+from .lifecycle import OVER, JobState, RunnerEvent, RunnerState, move_runner
 from .pending_runner import PendingRunner
 from .workflow_job import Reservation, WorkflowJob
 
@@ -31,7 +32,7 @@ MOST_READS = 1000
 MOST_WRITES = 200
 """in one commit: a runner's document takes some 5 KB of the 10 MB that a commit may have"""
 
-_RETRY = AsyncRetry(
+RETRY = AsyncRetry(
     predicate=lambda error: isinstance(error, google.ServiceUnavailable | google.InternalServerError),
     initial=0.05,
     maximum=0.5,
@@ -131,7 +132,7 @@ class FirestoreStore:
         guard = None if version is None else self._client.write_option(last_update_time=version)
         try:
             with translated_errors():
-                await reference.update(fields, option=guard, retry=_RETRY, timeout=CALL_TIMEOUT_S)
+                await reference.update(fields, option=guard, retry=RETRY, timeout=CALL_TIMEOUT_S)
         except Moved:
             # Edited again, or noted by somebody else: the next webhook sees which.
             return
@@ -147,7 +148,7 @@ class FirestoreStore:
         for pool in dict.fromkeys(pools):
             query = self._client.collection(host.COLLECTION).where(filter=firestore.FieldFilter("pool", "==", pool))
             with translated_errors():
-                snapshots = await query.get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+                snapshots = await query.get(retry=RETRY, timeout=CALL_TIMEOUT_S)
             hosts = tuple(Host.from_firestore(snapshot.to_dict() or {}) for snapshot in snapshots)
             self._hosts[pool] = (time.monotonic(), hosts)
         return [self._hosts[pool][1] for pool in pools]
@@ -167,14 +168,14 @@ class FirestoreStore:
                 continue
             fields = snapshot.to_dict() or {}
             if snapshot.reference.path == ledger_reference.path:
-                found, version = Ledger.from_firestore(fields), snapshot.update_time
+                found, version = read_ledger(pool, fields), snapshot.update_time
             else:
                 known[snapshot.id] = WorkflowJob.from_firestore(fields)
         return found, version, known
 
     async def _get_all(self, references: list[Any], fields: Sequence[str] | None = None) -> AsyncIterator[Any]:
         with translated_errors():
-            found = self._client.get_all(references, field_paths=fields, retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            found = self._client.get_all(references, field_paths=fields, retry=RETRY, timeout=CALL_TIMEOUT_S)
             async for snapshot in found:
                 yield snapshot
 
@@ -213,7 +214,7 @@ class FirestoreStore:
 
     async def read_job(self, key: str) -> WorkflowJob | None:
         with translated_errors():
-            snapshot = await self._job(key).get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            snapshot = await self._job(key).get(retry=RETRY, timeout=CALL_TIMEOUT_S)
         fields = snapshot.to_dict() if snapshot.exists else None
         return None if fields is None else WorkflowJob.from_firestore(fields)
 
@@ -227,18 +228,30 @@ class FirestoreStore:
         fields = job.model_dump(by_alias=True, exclude_unset=True, exclude_none=True, exclude={"rank"})
         await self._writes.submit(writes.merge(self._job_name(job.key), fields, {"rank": int(job.rank)}))
 
-    async def publish_runner(self, runner: PendingRunner) -> None:
-        """Hands a runner to the controllers; one that has been handed over already stays as it is."""
+    async def publish_runner(self, runner: PendingRunner) -> bool:
+        """Hands a runner to the controllers; False when its name was given up meanwhile."""
         name = self._name(pending_runner.COLLECTION, runner.runner_name)
         try:
             await self._writes.submit(writes.create(name, runner.to_firestore()))
         except Moved:
-            # The name was made for this one attempt: an earlier answer was lost.
-            return
+            # Ours, when an earlier answer was lost; else reconciling has waited for it long enough.
+            found = await self.read_runner(runner.runner_name)
+            return found is not None and found.runner_id == runner.runner_id
+        return True
+
+    async def give_up_runner(self, tombstone: PendingRunner) -> bool:
+        """Makes sure that a runner which was never handed over never will be; False when it was after all."""
+        name = self._name(pending_runner.COLLECTION, tombstone.runner_name)
+        try:
+            await self._writes.submit(writes.create(name, tombstone.to_firestore()))
+        except Moved:
+            found = await self.read_runner(tombstone.runner_name)
+            return found is not None and found.status in OVER
+        return True
 
     async def read_runner(self, runner_name: str) -> PendingRunner | None:
         with translated_errors():
-            snapshot = await self._runner(runner_name).get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            snapshot = await self._runner(runner_name).get(retry=RETRY, timeout=CALL_TIMEOUT_S)
         fields = snapshot.to_dict() if snapshot.exists else None
         return None if fields is None else PendingRunner.from_firestore(fields)
 
@@ -246,7 +259,7 @@ class FirestoreStore:
         """Takes a runner back that no host has claimed; None when one has, or when there is no such runner."""
         reference = self._runner(runner_name)
         with translated_errors():
-            snapshot = await reference.get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            snapshot = await reference.get(retry=RETRY, timeout=CALL_TIMEOUT_S)
         if not snapshot.exists:
             return None
         runner = PendingRunner.from_firestore(snapshot.to_dict() or {})
@@ -262,21 +275,21 @@ class FirestoreStore:
         guard = self._client.write_option(last_update_time=snapshot.update_time)
         try:
             with translated_errors():
-                await reference.update(fields, option=guard, retry=_RETRY, timeout=CALL_TIMEOUT_S)
+                await reference.update(fields, option=guard, retry=RETRY, timeout=CALL_TIMEOUT_S)
         except Moved:
             return None
         return runner
 
     async def read_command(self, command_id: str) -> Command | None:
         with translated_errors():
-            snapshot = await self._command(command_id).get(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            snapshot = await self._command(command_id).get(retry=RETRY, timeout=CALL_TIMEOUT_S)
         fields = snapshot.to_dict() if snapshot.exists else None
         return None if fields is None else Command.from_firestore(fields)
 
     async def answer_command(self, command_id: str, answer: Answer) -> None:
         with translated_errors():
             await self._command(command_id).update(
-                {"answer": answer.to_firestore()}, retry=_RETRY, timeout=CALL_TIMEOUT_S
+                {"answer": answer.to_firestore()}, retry=RETRY, timeout=CALL_TIMEOUT_S
             )
 
     def _command(self, command_id: str) -> Any:
@@ -304,7 +317,7 @@ class FirestoreStore:
         batch = writes.Batch(self._client)
         batch.add(group)
         with translated_errors():
-            return await batch.commit(retry=_RETRY, timeout=CALL_TIMEOUT_S)
+            return await batch.commit(retry=RETRY, timeout=CALL_TIMEOUT_S)
 
     def _create_job(self, job: WorkflowJob) -> writes.Write:
         return writes.create(self._job_name(job.key), job.to_firestore())
@@ -322,3 +335,16 @@ class FirestoreStore:
 
     def _name(self, collection: str, document_id: str) -> str:
         return f"{self._documents}/{collection}/{document_id}"
+
+
+def read_ledger(pool: str, fields: dict[str, Any]) -> Ledger:
+    """The ledger in a document's fields.
+
+    Raises:
+        Unreadable: somebody has edited it. To go on without the part that cannot be read could admit too many.
+    """
+    try:
+        return Ledger.from_firestore(fields)
+    except ValidationError as error:
+        places = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
+        raise Unreadable(f"the ledger pools/{pool} cannot be read: {places}") from None

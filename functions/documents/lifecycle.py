@@ -61,6 +61,11 @@ class RunnerState(StrEnum):
     """not wanted any more, before a host claimed it or when it had waited for long"""
 
 
+LIVE = frozenset({RunnerState.PENDING, RunnerState.SCHEDULING, RunnerState.SCHEDULED})
+OVER = frozenset({RunnerState.FAILED, RunnerState.CANCELLED})
+"""it has come to nothing"""
+
+
 class RunnerEvent(StrEnum):
     """What can happen to a runner."""
 

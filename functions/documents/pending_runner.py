@@ -4,6 +4,7 @@ The functions create it; from then on the controllers own it. A controller never
 for this runner was resolved when it was admitted.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .lifecycle import RunnerState
@@ -34,7 +35,7 @@ class PendingRunner(Document):
     """the job that it was made for; GitHub may give it another. Empty for a runner that waits for any job"""
     job_name: str
     runner_id: int
-    """GitHub's id of the runner"""
+    """GitHub's id of the runner; 0 when it has not told us, or has made none"""
     scope: str
     """where it is registered: `/orgs/acme` or `/repos/acme/app`"""
     labels: tuple[str, ...]
@@ -59,4 +60,16 @@ class PendingRunner(Document):
     registered_at: datetime | None = None
     ended_at: datetime | None = None
     exit_code: int | None = None
+    is_registered: bool = True
+    """GitHub may still know it; of a runner that has failed or was cancelled, reconciling removes it there"""
+    is_unwanted: bool = False
+    """the host is to stop it, unless it has a job: GitHub does not know it any more"""
     expire_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class SeenRunner:
+    """A runner's document and the version that a change must name."""
+
+    runner: PendingRunner
+    version: datetime

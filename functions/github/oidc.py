@@ -1,32 +1,15 @@
 """Who a workflow is: GitHub's OIDC tokens for workflow runs, verified.
 
-Source: GitHub docs, "OpenID Connect reference". Tokens are RS256, signed with keys that GitHub rotates, and good for
-minutes.
+Source: GitHub docs, "OpenID Connect reference".
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-import jwt
+from ..oidc import InvalidToken, TokenVerifier
 
-LARGEST_TOKEN = 16 * 1024
-_LEEWAY_S = 30
-_KEYS_KEPT_FOR_S = 3600.0
-_LOOK_AGAIN_AFTER_S = 10.0
-"""whoever sends tokens with made-up key ids must not make us ask GitHub each time"""
-_FETCH_TIMEOUT_S = 5.0
-_REQUIRED = ["exp", "iat", "iss", "aud", "sub", "repository", "repository_owner", "run_id"]
-
-
-class InvalidToken(Exception):
-    """Not a token that GitHub gave to a workflow for us; the message says why, without the token."""
-
-
-class KeysUnavailable(Exception):
-    """GitHub's signing keys cannot be had now."""
+_REQUIRED = ("repository", "repository_owner", "run_id")
 
 
 @dataclass(frozen=True)
@@ -42,15 +25,11 @@ class WorkflowClaims:
     event: str
 
 
-class OidcVerifier:
-    """Verifies tokens; keeps the issuer's keys, and fetches them again when a new one is used."""
+class WorkflowVerifier:
+    """Verifies the tokens of workflow runs."""
 
     def __init__(self, issuer: str, audience: str):
-        self._issuer = issuer.rstrip("/")
-        self._audience = audience
-        self._http = httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S)
-        self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched_at = float("-inf")
+        self._tokens = TokenVerifier(issuer, audience, _REQUIRED)
 
     async def verify(self, token: str) -> WorkflowClaims:
         """The claims of a token.
@@ -59,53 +38,7 @@ class OidcVerifier:
             InvalidToken: issuer, audience, signature, time or claims are not right.
             KeysUnavailable: the keys cannot be fetched.
         """
-        if len(token) > LARGEST_TOKEN:
-            raise InvalidToken("the token is too long")
-        key = await self._find_key(token)
-        try:
-            claims = jwt.decode(
-                token,
-                key.key,
-                algorithms=["RS256"],
-                audience=self._audience,
-                issuer=self._issuer,
-                leeway=_LEEWAY_S,
-                options={"require": _REQUIRED},
-            )
-        except jwt.InvalidTokenError as error:
-            raise InvalidToken(f"the token is not valid: {error}") from None
-        return _read_claims(claims)
-
-    async def close(self) -> None:
-        await self._http.aclose()
-
-    async def _find_key(self, token: str) -> jwt.PyJWK:
-        try:
-            header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError:
-            raise InvalidToken("this is no JSON Web Token") from None
-        key_id = header.get("kid")
-        if header.get("alg") != "RS256" or not isinstance(key_id, str):
-            raise InvalidToken("the token is not signed with RS256 and a key id")
-        age = time.monotonic() - self._fetched_at
-        if age > _KEYS_KEPT_FOR_S or (key_id not in self._keys and age > _LOOK_AGAIN_AFTER_S):
-            await self._fetch_keys()
-        if key_id not in self._keys:
-            raise InvalidToken("the token is signed with a key that GitHub does not publish")
-        return self._keys[key_id]
-
-    async def _fetch_keys(self) -> None:
-        try:
-            response = await self._http.get(f"{self._issuer}/.well-known/jwks")
-            response.raise_for_status()
-            found = {
-                key["kid"]: jwt.PyJWK.from_dict(key)
-                for key in response.json()["keys"]
-                if key.get("kty") == "RSA" and key.get("use", "sig") == "sig"
-            }
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, jwt.PyJWTError) as error:
-            raise KeysUnavailable(f"GitHub's signing keys cannot be had: {type(error).__name__}") from error
-        self._keys, self._fetched_at = found, time.monotonic()
+        return _read_claims(await self._tokens.verify(token))
 
 
 def _read_claims(claims: Mapping[str, Any]) -> WorkflowClaims:

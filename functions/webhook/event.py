@@ -4,10 +4,11 @@ Shapes and their traps: GitHub docs "Webhook events and payloads", and the recor
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import parse_qs
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -85,10 +86,17 @@ def parse_event(event_name: str, content_type: str, body: bytes) -> JobEvent | P
     try:
         if event_name == "ping":
             return Ping(_Ping.model_validate(document).zen)
-        return _interpret(_Delivery.model_validate(document))
+        delivery = _Delivery.model_validate(document)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
         raise MalformedPayload(f"not a {event_name} payload: {problems}") from None
+    return _interpret(
+        delivery.action,
+        delivery.workflow_job,
+        delivery.repository,
+        is_organization=delivery.repository.owner.type == "Organization" or delivery.organization is not None,
+        installation_id=delivery.installation.id if delivery.installation else None,
+    )
 
 
 def _read_json(content_type: str, body: bytes) -> dict[str, object]:
@@ -111,11 +119,27 @@ def _read_json(content_type: str, body: bytes) -> dict[str, object]:
     return document
 
 
-def _interpret(delivery: "_Delivery") -> JobEvent | Ignored:
-    job, repository = delivery.workflow_job, delivery.repository
-    if delivery.action not in set(Action):
-        return Ignored(f"action '{delivery.action[:60]}' needs nothing")
-    action = Action(delivery.action)
+def read_job(document: Mapping[str, Any], repository: str, *, is_organization: bool) -> JobEvent | Ignored:
+    """What GitHub's REST API says of a job, as the event that should have told it.
+
+    Raises:
+        MalformedPayload: it is no job.
+    """
+    try:
+        job = _Job.model_validate(document)
+        named = _Repository.model_validate({"full_name": repository, "owner": {"login": repository.partition("/")[0]}})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
+        raise MalformedPayload(f"not a job of {repository}: {problems}") from None
+    return _interpret(job.status, job, named, is_organization=is_organization, installation_id=None)
+
+
+def _interpret(
+    action_name: str, job: "_Job", repository: "_Repository", *, is_organization: bool, installation_id: int | None
+) -> JobEvent | Ignored:
+    if action_name not in set(Action):
+        return Ignored(f"action '{action_name[:60]}' needs nothing")
+    action = Action(action_name)
     if action is Action.QUEUED and job.status != "queued":
         # Jobs behind a deployment protection rule: GitHub sends `queued` again once they may run.
         return Ignored(f"the job is {job.status[:60]}, not queued yet")
@@ -124,7 +148,7 @@ def _interpret(delivery: "_Delivery") -> JobEvent | Ignored:
     return JobEvent(
         action=action,
         owner=repository.owner.login,
-        is_organization=repository.owner.type == "Organization" or delivery.organization is not None,
+        is_organization=is_organization,
         facts=JobFacts(
             repository=repository.full_name,
             name=job.name,
@@ -144,7 +168,7 @@ def _interpret(delivery: "_Delivery") -> JobEvent | Ignored:
         conclusion=job.conclusion if action is Action.COMPLETED else None,
         runner_id=job.runner_id if job.has_runner else None,
         runner_name=job.runner_name if job.has_runner else None,
-        installation_id=delivery.installation.id if delivery.installation else None,
+        installation_id=installation_id,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -14,11 +15,11 @@ from ..admission.requests import Flip, Postpone, Promotion, Request, Requeue, To
 from ..admission.terms import scale_set_key
 from ..documents.errors import StoreUnavailable
 from ..documents.host import Host
-from ..documents.lifecycle import JobState
-from ..documents.pending_runner import PendingRunner
+from ..documents.lifecycle import JobState, RunnerState
+from ..documents.pending_runner import KEPT_FOR, PendingRunner
 from ..documents.sealing import SealedConfig, seal
 from ..documents.workflow_job import Provisioning, RunnerPlan, WorkflowJob
-from ..github.errors import GitHubError
+from ..github.errors import GitHubError, NoAnswer
 from ..github.protocol import JitRunner, RunnerOrder, Scope
 
 _AGAIN_AFTER = timedelta(seconds=60)
@@ -33,7 +34,8 @@ class ProvisionStore(Protocol):
     async def list_hosts(self, pool: str) -> tuple[Host, ...]: ...
     async def read_jobs(self, keys: Sequence[str]) -> dict[str, WorkflowJob]: ...
     async def merge_job(self, job: WorkflowJob) -> None: ...
-    async def publish_runner(self, runner: PendingRunner) -> None: ...
+    async def publish_runner(self, runner: PendingRunner) -> bool: ...
+    async def give_up_runner(self, tombstone: PendingRunner) -> bool: ...
 
 
 class Admissions(Protocol):
@@ -46,6 +48,7 @@ class RunnerRegistry(Protocol):
     """What is wanted of GitHub."""
 
     async def create_jit_runner(self, order: RunnerOrder) -> JitRunner: ...
+    async def delete_runner(self, scope: Scope, runner_id: int, installation_id: int | None) -> None: ...
     async def set_variable(self, scope: Scope, name: str, value: str, installation_id: int | None) -> None: ...
 
 
@@ -114,7 +117,7 @@ class Provisioner:
         lost = job.provisioning.runners_lost if job.provisioning is not None else 0
         wait_s = _WAIT_S_AFTER_LOSSES[min(lost, len(_WAIT_S_AFTER_LOSSES) - 1)]
         not_before = self._now() + timedelta(seconds=wait_s) if wait_s else None
-        note = Provisioning(failure=reason, retry_at=not_before, runners_lost=lost + 1)
+        note = Provisioning(failure=reason, failed_at=self._now(), retry_at=not_before, runners_lost=lost + 1)
         await self._store.merge_job(job.only(JobState.RESERVED, provisioning=note))
         return await self.follow_up(await self._admissions.submit(job.reservation.pool, Requeue(job, not_before)))
 
@@ -133,17 +136,26 @@ class Provisioner:
         try:
             runner = await self._github.create_jit_runner(place.order)
         except GitHubError as error:
+            if isinstance(error, NoAnswer):
+                # GitHub may have made it all the same: its document has it removed there.
+                await self._store.give_up_runner(place.to_tombstone(str(error), self._now()))
             return await self._give_up(place, str(error), error.retry_at)
         sealed = await self._seal(runner.config, place.pool)
         if not sealed.keys:
             failure = f"no host of pool {place.pool} is alive with a usable key: restart a controller"
             return await self._give_up(place, failure, self._now() + _AGAIN_AFTER)
         try:
-            await self._store.publish_runner(place.to_document(runner.runner_id, sealed, self._now()))
+            document = place.to_document(runner.runner_id, sealed, self._now())
+            is_published = await self._store.publish_runner(document)
         except StoreUnavailable as error:
             # The reservation is durable, so the delivery has succeeded: reconciling finishes or undoes it.
             return f"reserved and registered, but not handed to a host: {error}"
-        return None
+        if is_published:
+            return None
+        # Reconciling has waited for it long enough.
+        with suppress(GitHubError):
+            await self._github.delete_runner(Scope(place.plan.scope), runner.runner_id, place.plan.installation_id)
+        return f"the place of runner {place.runner_name} was given up meanwhile: whoever counted on it gets another"
 
     async def _seal(self, config: SecretStr, pool: str) -> SealedConfig:
         hosts = [host for host in await self._store.list_hosts(pool) if host.is_available(self._now())]
@@ -156,7 +168,7 @@ class Provisioner:
         waits = place.job if retry_at is not None else None
         await self._admissions.submit(place.pool, Postpone(place.runner_name, scale_set, until, failure, waits))
         if place.job is not None:
-            provisioning = Provisioning(failure=failure, retry_at=retry_at)
+            provisioning = Provisioning(failure=failure, failed_at=self._now(), retry_at=retry_at)
             await self._store.merge_job(place.job.only(JobState.RESERVED, provisioning=provisioning))
         return failure
 
@@ -180,7 +192,12 @@ class _Place:
             Scope(plan.scope), self.runner_name, plan.runner_group, plan.labels, plan.work_folder, plan.installation_id
         )
 
-    def to_document(self, runner_id: int, sealed: SealedConfig, now: datetime) -> PendingRunner:
+    def to_tombstone(self, reason: str, now: datetime) -> PendingRunner:
+        """Says that no such runner is to be started, and that GitHub may have it registered."""
+        over = {"status": RunnerState.CANCELLED, "reason": reason, "ended_at": now, "expire_at": now + KEPT_FOR}
+        return self.to_document(0, None, now).model_copy(update=over)
+
+    def to_document(self, runner_id: int, sealed: SealedConfig | None, now: datetime) -> PendingRunner:
         job, plan = self.job, self.plan
         return PendingRunner(
             runner_name=self.runner_name,

@@ -10,7 +10,7 @@ import httpx
 
 from controller.firestore import ControllerStore
 from controller.policy_store import PolicyStore
-from functions.documents.firestore import FirestoreStore
+from functions.documents.reconcile_store import ReconcileStore
 from tests.fakes.examples import NOW, host, job, pending_runner
 
 TERRAFORM = Path(__file__).parent.parent.parent / "terraform"
@@ -55,9 +55,18 @@ async def test_every_composite_index_that_a_query_needs_is_declared(emulator_hos
 
 async def run_every_query(project: str) -> None:
     """All queries of both programs, listener included. A new one belongs here."""
-    functions = FirestoreStore(project)
+    functions = ReconcileStore(project)
     await functions.list_hosts("default")
     await functions.create_job(job(1))
+    await functions.list_owners()
+    await functions.list_all_hosts()
+    await functions.list_ledgers()
+    await functions.list_live_runners()
+    await functions.list_left_runners()
+    await functions.list_open_jobs()
+    await functions.list_open_jobs("acme_1_0")
+    await functions.find_jobs_of_runner("ry-1")
+    await functions.find_jobs_by_id(1)
     controller = ControllerStore(project, "(default)")
     await controller.write_host(host())
     await controller.list_pending("default")
@@ -94,6 +103,6 @@ def test_what_must_not_be_indexed_is_exempt() -> None:
     exempt = {(o["collectionGroup"], o["fieldPath"]) for o in overrides if o["indexes"] == []}
     assert {("pools", "leases"), ("pendingRunners", "sealedConfig")} <= exempt
     expiring = {o["collectionGroup"] for o in overrides if o.get("ttl")}
-    assert expiring == {"workflowJobs", "pendingRunners"}
+    assert expiring == {"workflowJobs", "pendingRunners", "reconciles"}
     assert "expireAt" in job(1, expire_at=NOW).to_firestore()
     assert "expireAt" in pending_runner(expire_at=NOW).to_firestore()

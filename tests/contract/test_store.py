@@ -10,14 +10,23 @@ from pydantic import SecretStr
 
 from functions.admission.group import Admission
 from functions.admission.requests import Decided, Promotion, Release
-from functions.documents.errors import Moved, StoreUnavailable
+from functions.documents.errors import Moved, StoreUnavailable, Unreadable
 from functions.documents.firestore import FirestoreStore
 from functions.documents.host import Host
 from functions.documents.installation import LastError, LastGood
 from functions.documents.ledger import Lease, Ledger
 from functions.documents.lifecycle import JobState, RunnerState
+from functions.documents.pending_runner import SeenRunner
+from functions.documents.reconcile import Cursor, HookCursor, Report, StepReport
+from functions.documents.reconcile_store import ReconcileStore
 from functions.documents.sealing import seal, unseal
-from functions.documents.workflow_job import DecisionRecord, Phases, Reservation, RunnerRef, WorkflowJob
+from functions.documents.workflow_job import (
+    DecisionRecord,
+    Phases,
+    Reservation,
+    RunnerRef,
+    WorkflowJob,
+)
 from tests.fakes.examples import GIB, HOST_KEY, NOW, admit, host, job, pending_runner, policy, policy_document
 from tests.fakes.memory_store import MemoryStore
 
@@ -28,6 +37,13 @@ class Subject:
     def __init__(self, store: Any, client: firestore.AsyncClient | None):
         self.store = store
         self._client = client
+
+    async def put_ledger(self, fields: dict[str, Any]) -> None:
+        """Overwrites the ledger, as a person in the console would."""
+        if self._client is not None:
+            await self._client.collection("pools").document("default").set(fields)
+        else:
+            self.store.ledgers["default"] = (fields, NOW)
 
     async def ledger(self) -> Ledger:
         found: Ledger = (await self.store.read_ledger("default", []))[0]
@@ -52,7 +68,7 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         yield Subject(MemoryStore(), None)
         return
     project = request.getfixturevalue("project")
-    yield Subject(FirestoreStore(project), firestore.AsyncClient(project=project))
+    yield Subject(ReconcileStore(project), firestore.AsyncClient(project=project))
 
 
 def a_lease(number: int) -> Lease:
@@ -268,6 +284,119 @@ async def test_several_instances_admit_exactly_and_hand_every_place_on(subject: 
     assert len(served) == 40
     assert not (await subject.ledger()).leases
     assert not (await subject.ledger()).queue
+
+
+# What reconciling needs besides
+
+
+SPOILT = {"leases": {"ry-1": a_lease(1).to_firestore(), "ry-2": "mine"}, "queue": 5, "token": "t"}
+
+
+async def test_a_ledger_that_somebody_has_spoilt_admits_nobody_until_it_is_mended(subject: Subject) -> None:
+    """To go on without the part that cannot be read could admit too many."""
+    await subject.put_ledger(SPOILT)
+    with pytest.raises(Unreadable, match=r"pools/default cannot be read: leases\.ry-2"):
+        await subject.store.read_ledger("default", [])
+    seen = (await subject.store.list_ledgers())["default"]
+    assert "ry-2" in seen.problem
+    assert seen.ledger.leases == {"ry-1": a_lease(1)}
+    assert await subject.store.mend_ledger("default", seen)
+    assert (await subject.ledger()).leases == {"ry-1": a_lease(1)}
+    assert not await subject.store.mend_ledger("default", seen), "it has changed since"
+    assert not (await subject.store.list_ledgers())["default"].problem
+
+
+async def publish(subject: Subject, name: str, status: RunnerState, **changes: Any) -> SeenRunner:
+    await subject.store.publish_runner(pending_runner(name, status=status, **changes))
+    seen: SeenRunner = (await subject.store.read_runners([name]))[name]
+    return seen
+
+
+async def test_runners_are_listed_by_what_is_left_to_do_for_them(subject: Subject) -> None:
+    for status in RunnerState:
+        await publish(subject, f"ry-{status}", status)
+    await publish(subject, "ry-gone", RunnerState.FAILED, is_registered=False)
+    live = {seen.runner.runner_name for seen in await subject.store.list_live_runners()}
+    assert live == {"ry-pending", "ry-scheduling", "ry-scheduled"}
+    left = {seen.runner.runner_name for seen in await subject.store.list_left_runners()}
+    assert left == {"ry-failed", "ry-cancelled"}
+    assert set(await subject.store.read_runners(["ry-gone", "ry-never"])) == {"ry-gone"}
+    assert await subject.store.read_runners([]) == {}
+
+
+async def test_a_runner_is_changed_only_as_it_was_seen(subject: Subject) -> None:
+    seen = await publish(subject, "ry-1", RunnerState.SCHEDULED, reason="x", sealed_config=seal(SecretStr("jit"), {}))
+    assert await subject.store.change_runner(seen, {"isUnwanted": True, "sealedConfig": None})
+    assert not await subject.store.change_runner(seen, {"isUnwanted": False}), "it has changed since"
+    found = (await subject.store.read_runners(["ry-1"]))["ry-1"]
+    assert (found.runner.is_unwanted, found.runner.sealed_config, found.runner.reason) == (True, None, "x")
+    assert await subject.store.change_runner(found, {"isUnwanted": False})
+
+
+async def test_a_runner_that_was_given_up_is_never_handed_over(subject: Subject) -> None:
+    tombstone = pending_runner("ry-1", status=RunnerState.CANCELLED, runner_id=0)
+    assert await subject.store.give_up_runner(tombstone)
+    assert await subject.store.give_up_runner(tombstone), "asked twice, or by two at once"
+    assert not await subject.store.publish_runner(pending_runner("ry-1"))
+    assert (await subject.store.read_runner("ry-1")).status is RunnerState.CANCELLED
+
+
+async def test_a_runner_that_was_handed_over_is_not_given_up(subject: Subject) -> None:
+    assert await subject.store.publish_runner(pending_runner("ry-1"))
+    assert await subject.store.publish_runner(pending_runner("ry-1")), "an answer was lost"
+    assert not await subject.store.give_up_runner(pending_runner("ry-1", status=RunnerState.CANCELLED, runner_id=0))
+    assert (await subject.store.read_runner("ry-1")).status is RunnerState.PENDING
+
+
+async def test_open_jobs_are_those_that_may_need_a_runner_of_ours(subject: Subject) -> None:
+    def recorded(number: int, outcome: str, rank: JobState) -> WorkflowJob:
+        return job(number, decision=DecisionRecord(outcome=outcome, reason=""), rank=rank)
+
+    for number, rank in enumerate(JobState):
+        await subject.store.create_job(recorded(number, "self_hosted", rank))
+    for number, outcome in enumerate(("held", "overflow", "ignored", "rejected", "github_hosted"), start=20):
+        await subject.store.create_job(recorded(number, outcome, JobState.QUEUED))
+    found = await subject.store.list_open_jobs()
+    assert [one.key for one in found] == [f"acme_1_{n}" for n in (0, 1, 2, 20, 21, 3)]
+    assert [one.job_id for one in await subject.store.list_open_jobs("acme_1_20")] == [21, 3]
+
+
+async def test_jobs_are_found_by_the_runner_that_had_them_and_by_their_number(subject: Subject) -> None:
+    await subject.store.create_job(job(1, runner=RunnerRef(name="ry-1", id=7)))
+    await subject.store.create_job(job(2))
+    assert [one.job_id for one in await subject.store.find_jobs_of_runner("ry-1")] == [1]
+    assert [one.job_id for one in await subject.store.find_jobs_by_id(2)] == [2]
+    assert await subject.store.find_jobs_by_id(3) == ()
+
+
+async def test_the_whole_picture_names_every_owner_host_and_ledger(subject: Subject) -> None:
+    await subject.put("installations", "acme", {"policy": policy_document(), "revision": 1})
+    await subject.put("hosts", "host-1", host().to_firestore())
+    await subject.put("hosts", "host-2", host("host-2", pool="gpu").to_firestore())
+    assert await subject.store.list_owners() == ("acme",)
+    assert {one.host_id for one in await subject.store.list_all_hosts()} == {"host-1", "host-2"}
+    assert await subject.store.list_ledgers() == {}
+    await subject.store.commit_ledger("gpu", None, Ledger(token="a"), [])
+    assert set(await subject.store.list_ledgers()) == {"gpu"}
+
+
+async def test_the_cursor_is_where_the_last_run_left_off(subject: Subject) -> None:
+    assert await subject.store.read_cursor() == Cursor()
+    cursor = Cursor(
+        hooks={"/orgs/acme/hooks/1": HookCursor(until=NOW, query={"cursor": "v1_5"})},
+        repositories={"acme/a.b": NOW},
+        jobs_after="acme_1_1",
+    )
+    await subject.store.write_cursor(cursor)
+    assert await subject.store.read_cursor() == cursor
+    await subject.store.write_cursor(Cursor())
+    assert await subject.store.read_cursor() == Cursor()
+
+
+async def test_a_report_is_kept(subject: Subject) -> None:
+    step = StepReport(name="jobs", done={"found": 1}, notes=("x",))
+    await subject.store.write_report("2026", Report(started_at=NOW, steps=(step,), expire_at=NOW))
+    assert await subject.store.read_cursor() == Cursor(), "it is not taken for the cursor"
 
 
 async def test_a_firestore_that_nobody_serves_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from functions.github.auth import AppCredentials
-from functions.settings import Settings, SettingsError, read_settings
+from functions.settings import ReconcileSettings, Settings, SettingsError, read_settings
 
 TOKEN = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
 KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\n"
@@ -28,6 +28,7 @@ def test_a_token_and_three_variables_are_enough() -> None:
         database="(default)",
         oidc_issuer="https://token.actions.githubusercontent.com",
         oidc_audience="runyard",
+        reconcile=ReconcileSettings("", "", "https://accounts.google.com", None, 60, 40),
     )
 
 
@@ -118,6 +119,30 @@ def test_white_space_around_credentials_does_not_matter() -> None:
 def test_a_problem_is_told_with_what_to_do(change: dict[str, str], problem: str) -> None:
     [told] = problems_of(WITH_TOKEN | change)
     assert problem in told
+
+
+SCHEDULER = {"RECONCILE_CALLER": "timer@acme-ci.iam.gserviceaccount.com", "RECONCILE_AUDIENCE": "runyard"}
+
+
+def test_only_the_reconcile_function_needs_to_know_its_caller() -> None:
+    reconcile = WITH_TOKEN | {"FUNCTION_TARGET": "reconcile"}
+    assert [problem.partition(" ")[0] for problem in problems_of(reconcile)] == list(SCHEDULER)
+    settings = read_settings(reconcile | SCHEDULER).reconcile
+    assert (settings.caller, settings.audience) == tuple(SCHEDULER.values())
+
+
+@pytest.mark.parametrize("written", ["a minute", "0", "-1", "nan", "inf", "86401"])
+@pytest.mark.parametrize("name", ["RECONCILE_GRACE_S", "RECONCILE_REQUESTS"])
+def test_a_number_that_is_none_is_told(name: str, written: str) -> None:
+    assert problems_of(WITH_TOKEN | {name: written}) == [
+        f"{name} '{written}': write a number from 1 to 86400, or leave it out for "
+        + ("60" if name == "RECONCILE_GRACE_S" else "40")
+    ]
+
+
+def test_the_webhooks_address_is_one() -> None:
+    (problem,) = problems_of(WITH_TOKEN | {"GITHUB_WEBHOOK_URL": "runyard.acme.example"})
+    assert "GITHUB_WEBHOOK_URL 'runyard.acme.example': write https://" in problem
 
 
 def test_all_problems_are_told_together() -> None:
