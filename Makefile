@@ -21,7 +21,7 @@ demo: ## ten jobs from webhook to right-sized containers, on this machine (KEEP=
 .PHONY: test
 test: ## everything: unit, contract, integration and end-to-end tests
 	@scripts/setup venv system
-	$(PYTEST) tests/unit tests/contract tests/integration tests/e2e $(if $(TERRAFORM),tests/terraform)
+	$(PYTEST) tests/unit tests/contract tests/integration tests/histories tests/e2e $(if $(TERRAFORM),tests/terraform)
 	@$(if $(TERRAFORM),:,echo "tests/terraform did not run: it needs terraform or tofu 1.9 or newer")
 
 .PHONY: test-unit

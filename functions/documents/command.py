@@ -1,7 +1,8 @@
 """`commands/{id}`: what a controller wants of GitHub and of the ledger, and cannot do itself.
 
 A controller has no GitHub credentials. It writes what it wants; a function that Firestore triggers does it and writes
-the answer into the same document. Reconciling does what the trigger has missed.
+the answer into the same document. What the trigger has missed of a runner that is gone, reconciling finds in the
+runner's own document; about an idle one the controller asks again.
 """
 
 from datetime import datetime, timedelta

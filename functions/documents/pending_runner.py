@@ -63,7 +63,7 @@ class PendingRunner(Document):
     is_registered: bool = True
     """GitHub may still know it; of a runner that has failed or was cancelled, reconciling removes it there"""
     is_unwanted: bool = False
-    """the host is to stop it, unless it has a job: GitHub does not know it any more"""
+    """GitHub does not know it any more: it holds no place, and its host stops it when it next asks about it"""
     expire_at: datetime | None = None
 
 
