@@ -51,8 +51,9 @@ def run(config: _Config = Path("/etc/runyard/config.yaml")) -> None:
 @app.command()
 def proxy(config: _Config = Path("/etc/runyard/config.yaml")) -> None:
     """Run the attributing proxy; `run` starts it by itself."""
+    from .proxy.connection import ProxyConfig  # noqa: PLC0415
     from .proxy.control import ControlSocket  # noqa: PLC0415
-    from .proxy.server import ProxyConfig, ProxyServer  # noqa: PLC0415
+    from .proxy.server import ProxyServer  # noqa: PLC0415
 
     settings = _read_settings(config)
     configure_logging()

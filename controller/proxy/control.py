@@ -36,7 +36,7 @@ class ControlSocket:
         path.chmod(0o600)
         self._listener.listen(8)
         self._clients: set[socket.socket] = set()
-        server.watch(self._listener.fileno(), lambda _: self._accept())
+        server.loop.watch(self._listener.fileno(), lambda _: self._accept())
 
     def load_table(self) -> None:
         """Takes up the table that the proxy before this one had."""
@@ -55,12 +55,12 @@ class ControlSocket:
             return
         except OSError as error:
             _log.error("the control socket cannot be served now: %s", error.strerror)
-            self._server.pause(self._listener.fileno())
+            self._server.loop.pause(self._listener.fileno())
             return
         client.setblocking(False)
         self._clients.add(client)
         buffer = bytearray()
-        self._server.watch(client.fileno(), lambda _: self._on_readable(client, buffer))
+        self._server.loop.watch(client.fileno(), lambda _: self._on_readable(client, buffer))
 
     def _on_readable(self, client: socket.socket, buffer: bytearray) -> None:
         try:
@@ -71,7 +71,7 @@ class ControlSocket:
             data = b""
         buffer += data
         if not data or len(buffer) > _LONGEST_LINE or not self._answer_lines(client, buffer):
-            self._server.unwatch(client.fileno())
+            self._server.loop.unwatch(client.fileno())
             self._clients.discard(client)
             client.close()
 

@@ -24,8 +24,9 @@ from typing import Any, Self, TypeVar
 import yaml
 
 from controller.attribution import Attribution
+from controller.proxy.connection import ProxyConfig
 from controller.proxy.control import ControlSocket
-from controller.proxy.server import ProxyConfig, ProxyServer
+from controller.proxy.server import ProxyServer
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent.parent

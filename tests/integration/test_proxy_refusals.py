@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from controller.proxy import rules, server
+from controller.proxy import connection, rules
 from tests.integration.proxy_tools import (
     ESTABLISHED,
     MB,
@@ -369,7 +369,7 @@ def test_a_fault_of_ours_ends_one_connection_only(
             raise ZeroDivisionError
         return judge(target, *rest)
 
-    monkeypatch.setattr(server, "judge", broken_judge)
+    monkeypatch.setattr(connection, "judge", broken_judge)
     with proxy_in_thread(tmp_path, origin, hosts={"broken.test": "127.0.9.1"}, connect_timeout_s=0.5) as proxy:
         client = proxy.connect()
         client.sendall(connect_to("broken.test:443"))
