@@ -5,19 +5,26 @@ What follows the head is not read here: it belongs to the tunnel, or to the requ
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 LARGEST_HEAD = 32 * 1024
 """bytes; more is answered with 431"""
+_AUTHORITIES_KEPT = 1024
 
-# RFC 9110, section 5.6.2: token
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# RFC 9110, section 5.6.2: token. Here and below nothing is given back once it has matched (`++`, `*+`): no input may
+# make the expressions try one way after the other.
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _METHOD = re.compile(_TOKEN)
 # RFC 9112, section 3: request-line. The target holds no space and no control character.
-_REQUEST_LINE = re.compile(rb"(?P<method>" + _TOKEN + rb") (?P<target>[!-~]+) HTTP/1\.(?P<minor>[01])")
+_REQUEST_LINE = rb"(?P<method>" + _TOKEN + rb") (?P<target>[!-~]++) HTTP/1\.(?P<minor>[01])"
 # RFC 9112, section 5: field-line; obs-fold is refused, as section 5.2 allows a server. The white space around the value
-# is cut off afterwards: an expression that did that too would try every way to divide a long run of it.
-_FIELD = re.compile(rb"(?P<name>" + _TOKEN + rb"):(?P<value>[^\x00-\x08\x0a-\x1f\x7f]*)")
+# is cut off afterwards.
+_FIELD = rb"(?P<name>" + _TOKEN + rb"):(?P<value>[^\x00-\x08\x0a-\x1f\x7f]*+)"
+_HEAD = re.compile(_REQUEST_LINE + rb"\r\n(?P<fields>(?:" + _TOKEN + rb":[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+)\r\n")
+_LINE_OF_REQUEST = re.compile(_REQUEST_LINE)
+_LINE_OF_FIELD = re.compile(_FIELD)
+_FIELDS = re.compile(_FIELD + rb"\r\n")
 # RFC 3986, section 3.2.2 and RFC 9110, section 7.2: host and port. Names as DNS has them, with underscores.
 _AUTHORITY = re.compile(
     rb"(?:\[(?P<ipv6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[0-9A-Za-z_](?:[0-9A-Za-z_.-]{0,252})))(?::(?P<port>[0-9]{1,5}))?"
@@ -29,13 +36,14 @@ _HOP_BY_HOP = {b"connection", b"proxy-connection", b"keep-alive", b"proxy-author
 _FRAMING = {b"transfer-encoding", b"content-length", b"host"}
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """A request for a connection to a target."""
 
     host: str
     """name or address, lower case, without brackets"""
     port: int
+    target: str
+    """`host:port`, IPv6 in brackets"""
     size: int
     """bytes of the buffer that the head took"""
     origin_head: bytes | None
@@ -47,11 +55,6 @@ class Head:
     def is_connect(self) -> bool:
         return self.origin_head is None
 
-    @property
-    def target(self) -> str:
-        """`host:port`, IPv6 in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
 
 class BadHead(Exception):
     """A request that cannot be served."""
@@ -62,54 +65,58 @@ class BadHead(Exception):
         self.reason = reason
 
 
-def parse_head(buffer: bytes | bytearray) -> Head | None:
+def parse_head(buffer: bytes) -> Head | None:
     """The head at the start of the buffer; None while it is not complete.
 
     Raises:
         BadHead: 400 for what is no proxy request, 431 for a head that is too large.
     """
-    end = buffer.find(b"\r\n\r\n")
-    if end < 0:
-        # The last three bytes may be the beginning of the end.
-        if len(buffer) - 3 > LARGEST_HEAD:
-            raise BadHead(431, f"the request's head is larger than {LARGEST_HEAD} bytes")
-        _refuse_early(buffer)
+    head = _HEAD.match(buffer)
+    if head is None:
+        _find_fault(buffer)
         return None
-    if end > LARGEST_HEAD:
+    size = head.end()
+    if size > LARGEST_HEAD + 4:
         raise BadHead(431, f"the request's head is larger than {LARGEST_HEAD} bytes")
-    request_line, *field_lines = bytes(buffer[:end]).split(b"\r\n")
-    line = _REQUEST_LINE.fullmatch(request_line)
-    if line is None:
-        raise BadHead(400, "not an HTTP/1.1 request")
-    fields = [_parse_field(field) for field in field_lines]
-    size = end + 4
-    if line["method"] == b"CONNECT":
-        host, port = _parse_authority(line["target"], None)
-        return Head(host, port, size, None)
-    absolute = _ABSOLUTE.fullmatch(line["target"])
+    if head["method"] == b"CONNECT":
+        host, port, target = _parse_authority(head["target"], None)
+        return Head(host, port, target, size, None)
+    absolute = _ABSOLUTE.fullmatch(head["target"])
     if absolute is None:
         raise BadHead(400, "a proxy takes CONNECT host:port, or http:// URLs")
-    host, port = _parse_authority(absolute["authority"], 80)
-    return Head(host, port, size, _origin_head(line["method"], absolute, fields), _body_size(fields))
+    host, port, target = _parse_authority(absolute["authority"], 80)
+    fields = [(field["name"], field["value"].strip(b" \t")) for field in _FIELDS.finditer(head["fields"])]
+    return Head(host, port, target, size, _origin_head(head["method"], absolute, fields), _body_size(fields))
 
 
-def _refuse_early(buffer: bytes | bytearray) -> None:
+def _find_fault(buffer: bytes) -> None:
+    """Says what is wrong with what is no head, if it is not just its end that is missing."""
+    end = buffer.find(b"\r\n\r\n")
+    # The last three bytes may be the beginning of the end.
+    if end > LARGEST_HEAD or (end < 0 and len(buffer) - 3 > LARGEST_HEAD):
+        raise BadHead(431, f"the request's head is larger than {LARGEST_HEAD} bytes")
+    if end < 0:
+        _refuse_early(buffer)
+        return
+    request_line, *field_lines = buffer[:end].split(b"\r\n")
+    if _LINE_OF_REQUEST.fullmatch(request_line) is None:
+        raise BadHead(400, "not an HTTP/1.1 request")
+    if not all(_LINE_OF_FIELD.fullmatch(line) for line in field_lines):
+        raise BadHead(400, "a header line is malformed")
+
+
+def _refuse_early(buffer: bytes) -> None:
     """What cannot become a request is refused before its end is seen."""
-    start = bytes(buffer[:LARGEST_HEAD]).split(b"\r\n", 1)
-    if len(start) > 1 and _REQUEST_LINE.fullmatch(start[0]) is None:
+    start = buffer[:LARGEST_HEAD].split(b"\r\n", 1)
+    if len(start) > 1 and _LINE_OF_REQUEST.fullmatch(start[0]) is None:
         raise BadHead(400, "not an HTTP/1.1 request")
     if start[0] and _METHOD.match(start[0]) is None:
         raise BadHead(400, "not an HTTP/1.1 request")
 
 
-def _parse_field(line: bytes) -> tuple[bytes, bytes]:
-    field = _FIELD.fullmatch(line)
-    if field is None:
-        raise BadHead(400, "a header line is malformed")
-    return field["name"], field["value"].strip(b" \t")
-
-
-def _parse_authority(text: bytes, default_port: int | None) -> tuple[str, int]:
+@lru_cache(_AUTHORITIES_KEPT)
+def _parse_authority(text: bytes, default_port: int | None) -> tuple[str, int, str]:
+    """Host, port, and both together."""
     authority = _AUTHORITY.fullmatch(text)
     if authority is None:
         raise BadHead(400, "the target is not host:port")
@@ -117,11 +124,13 @@ def _parse_authority(text: bytes, default_port: int | None) -> tuple[str, int]:
     if port is None or not 0 < port < 65536:
         raise BadHead(400, "the target needs a port from 1 to 65535")
     if authority["ipv6"] is None:
-        return authority["name"].decode().lower(), port
+        host = authority["name"].decode().lower()
+        return host, port, f"{host}:{port}"
     try:
-        return str(ipaddress.IPv6Address(authority["ipv6"].decode())), port
+        host = str(ipaddress.IPv6Address(authority["ipv6"].decode()))
     except ValueError:
         raise BadHead(400, "the target is not an IPv6 address") from None
+    return host, port, f"[{host}]:{port}"
 
 
 def _body_size(fields: list[tuple[bytes, bytes]]) -> int | None:

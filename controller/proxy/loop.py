@@ -2,6 +2,7 @@
 
 import heapq
 import logging
+import os
 import select
 import socket
 import time
@@ -11,6 +12,9 @@ from contextlib import suppress
 READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 READ_WRITE = READ | select.EPOLLOUT
 BROKEN = select.EPOLLERR | select.EPOLLHUP
+"""reset, or ended both ways"""
+ENDING = BROKEN | select.EPOLLRDHUP
+"""nothing more will come than what is there"""
 _EVENTS_IN_A_TURN = 256
 _PAUSE_S = 0.25
 
@@ -56,6 +60,10 @@ class Loop:
         self._callbacks[descriptor] = callback
         self._epoll.register(descriptor, events)
 
+    def replace(self, descriptor: int, callback: Callable[[int], None]) -> None:
+        """Calls back somebody else from now on."""
+        self._callbacks[descriptor] = callback
+
     def change(self, descriptor: int, events: int) -> None:
         """Waits for other events on a descriptor that is watched already."""
         self._epoll.modify(descriptor, events)
@@ -93,19 +101,23 @@ class Loop:
 
     def run(self) -> None:
         """Serves until stopped."""
+        find_callback = self._callbacks.get
         while self._is_running:
             events = self._epoll.poll(self._longest_wait_s(), _EVENTS_IN_A_TURN)
             self.now = time.monotonic()
             for descriptor, event in events:
-                if (callback := self._callbacks.get(descriptor)) is not None:
+                if (callback := find_callback(descriptor)) is not None:
                     try:
                         callback(event)
                     except Exception:  # noqa: BLE001 - see below
                         # From a fault of ours one connection may suffer, until its time is out: the others carry jobs.
                         _log.exception("a fault in the proxy")
-            self._take_turns()
-            self._fire_timers()
-            self._close_sockets()
+            if self._turns:
+                self._take_turns()
+            if self._timers and self._timers[0].at <= self.now:
+                self._fire_timers()
+            if self._to_close:
+                self._close_sockets()
 
     def close(self) -> None:
         """Closes what was left to be closed, and the set itself."""
@@ -130,7 +142,7 @@ class Loop:
 
     def _close_sockets(self) -> None:
         for sock in self._to_close:
-            sock.close()
+            os.close(sock.detach())
         self._to_close.clear()
 
 

@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 from contextlib import suppress
+from enum import Enum
 
 COPY_SIZE = 16 * 1024
 SPLICE_SIZE = 1024 * 1024
@@ -18,6 +19,28 @@ MOST_PIPES = 64
 """an unprivileged user has 16,384 pipe pages: 64 pipes of 1 MiB; beyond them bytes are copied"""
 _F_SETPIPE_SZ = 1031
 _SPLICE_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+
+
+class Pumped(Enum):
+    """How far a flow has come."""
+
+    IDLE = "the source is empty"
+    BLOCKED = "the target is full"
+    MORE = "there may be more, but others should go first"
+    DONE = "all has been passed on, or cannot be"
+
+
+class _Stage(Enum):
+    """What a flow does next."""
+
+    COPY = "read some, and write it"
+    FLUSH = "write what was read before"
+    FILL = "move some from the source into a pipe"
+    DRAIN = "move what is in the pipe to the target"
+    DONE = "nothing"
+
+
+_COPY, _FLUSH, _FILL, _DRAIN, _DONE = _Stage
 
 
 class PipePool:
@@ -72,18 +95,18 @@ class Flow:
     """
 
     __slots__ = (
-        "_bulk",
+        "_has_passed_end_on",
         "_in_pipe",
         "_left",
         "_pending",
         "_pipe",
         "_pool",
         "_source",
+        "_stage",
         "_target",
         "broken",
         "bytes",
-        "ended",
-        "is_done",
+        "is_ending",
     )
 
     def __init__(
@@ -98,118 +121,141 @@ class Flow:
         self._source = source
         self._target = target
         self._pool = pool
-        self._pending = memoryview(first)
+        self._stage = _FLUSH if first else _COPY
+        self._pending = first
         self._pipe: tuple[int, int] | None = None
         self._in_pipe = 0
         self._left = left
-        self._bulk = False
+        self._has_passed_end_on = False
         self.bytes = counted
         """of payload so far"""
-        self.ended = False
-        """the source will send no more"""
-        self.is_done = False
-        """and all it sent has been passed on, or cannot be"""
+        self.is_ending = False
+        """the kernel has told of the source's end, which may still have bytes before it"""
         self.broken = ""
-        """why it cannot"""
+        """why what the source sends cannot be passed on"""
+
+    @property
+    def is_done(self) -> bool:
+        """The source has ended, and all it sent has been passed on, or cannot be."""
+        return self._stage is _DONE
 
     @property
     def is_blocked(self) -> bool:
         """Bytes are waiting for the target to take them."""
-        return self._in_pipe > 0 or self._pending.nbytes > 0
+        return self._stage is _FLUSH or self._stage is _DRAIN
 
-    def pump(self) -> bool:
-        """Moves what can be moved now; True when there may be more but others should go first."""
-        if self.is_done:
-            return False
+    def pump(self) -> Pumped:
+        """Moves what can be moved now."""
         try:
-            return self._move()
+            for _ in range(ROUNDS):
+                if self._stage is _COPY:
+                    pumped = self._copy()
+                elif self._stage is _FLUSH:
+                    pumped = self._flush()
+                elif self._stage is _FILL:
+                    pumped = self._fill()
+                elif self._stage is _DRAIN:
+                    pumped = self._drain()
+                else:
+                    return Pumped.DONE
+                if pumped is not Pumped.MORE:
+                    return pumped
         except OSError as error:
             self.break_off(error.strerror or str(error))
-            return False
+            return Pumped.DONE
+        return Pumped.MORE
 
     def break_off(self, reason: str) -> None:
         """Ends this direction; what is under way is lost."""
-        self.broken, self.is_done = reason, True
-        self._pending = memoryview(b"")
+        self.broken, self._stage, self._pending = reason, _DONE, b""
         self.close()
 
     def close(self) -> None:
         """Lets go of the pipe."""
-        self._in_pipe = 0
         if self._pipe is not None:
             self._pool.discard(self._pipe)
             self._pipe = None
 
-    def _move(self) -> bool:
-        for _ in range(ROUNDS):
-            if self._pending.nbytes:
-                moved = self._flush()
-            elif self._in_pipe:
-                moved = self._drain()
-            elif self.ended:
-                self._finish()
-                return False
-            else:
-                moved = self._fill()
-            if not moved:
-                return False
-        return True
+    def pass_end_on(self) -> None:
+        """Tells the target that this was all; the other direction may still carry a reply."""
+        if not self._has_passed_end_on:
+            self._has_passed_end_on = True
+            with suppress(OSError):
+                self._target.shutdown(socket.SHUT_WR)
 
-    def _flush(self) -> bool:
+    def start(self) -> Pumped:
+        """Writes what the flow begins with, and reads nothing: for when it is known that nothing has come."""
         try:
-            sent = self._target.send(self._pending)
-        except BlockingIOError:
-            return False
-        self._pending = self._pending[sent:]
-        return True
+            pumped = self._flush()
+        except OSError as error:
+            self.break_off(error.strerror or str(error))
+            return Pumped.DONE
+        return Pumped.IDLE if pumped is Pumped.MORE else pumped
 
-    def _drain(self) -> bool:
-        assert self._pipe is not None  # noqa: S101 - bytes are in it
-        try:
-            self._in_pipe -= os.splice(self._pipe[0], self._target.fileno(), self._in_pipe, flags=_SPLICE_FLAGS)
-        except BlockingIOError:
-            return False
-        if not self._in_pipe:
-            self._pool.give_back(self._pipe)
-            self._pipe = None
-        return True
-
-    def _fill(self) -> bool:
-        if self._bulk and (pipe := self._pool.take()) is not None:
-            return self._fill_pipe(pipe)
+    def _copy(self) -> Pumped:
         try:
             data = self._source.recv(COPY_SIZE)
         except BlockingIOError:
-            return False
-        self.ended = not data
-        # Where the end has to be found, bytes are copied: only plain HTTP's uploads pay for it.
-        self._bulk = len(data) == COPY_SIZE and self._left is None
+            return Pumped.IDLE
+        size = len(data)
+        if not size:
+            self._stage = _DONE
+            return Pumped.DONE
         if self._left is not None:
             data = data[: self._left]
             self._left -= len(data)
-        self._pending = memoryview(data)
+        elif size == COPY_SIZE:
+            # Where the end has to be found, bytes are copied: only plain HTTP's uploads pay for it.
+            self._stage = _FILL
         self.bytes += len(data)
-        return True
+        try:
+            sent = self._target.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._stage, self._pending = _FLUSH, data[sent:]
+            return Pumped.BLOCKED
+        # A short read has emptied the socket; but with its end behind it, no further event would tell of that.
+        return Pumped.MORE if size == COPY_SIZE or self.is_ending else Pumped.IDLE
 
-    def _fill_pipe(self, pipe: tuple[int, int]) -> bool:
+    def _flush(self) -> Pumped:
+        try:
+            sent = self._target.send(self._pending)
+        except BlockingIOError:
+            return Pumped.BLOCKED
+        self._pending = self._pending[sent:]
+        if self._pending:
+            return Pumped.BLOCKED
+        self._stage = _COPY
+        return Pumped.MORE
+
+    def _fill(self) -> Pumped:
+        pipe = self._pool.take()
+        if pipe is None:
+            return self._copy()
         # The pipe is empty, so "would block" can only mean that the source is.
         try:
             count = os.splice(self._source.fileno(), pipe[1], SPLICE_SIZE, flags=_SPLICE_FLAGS)
         except OSError as error:
             self._pool.give_back(pipe)
             if isinstance(error, BlockingIOError):
-                return False
+                return Pumped.IDLE
             raise
         if count == 0:
             self._pool.give_back(pipe)
-            self.ended = True
-            return True
-        self._pipe, self._in_pipe = pipe, count
+            self._stage = _DONE
+            return Pumped.DONE
+        self._pipe, self._in_pipe, self._stage = pipe, count, _DRAIN
         self.bytes += count
-        return True
+        return Pumped.MORE
 
-    def _finish(self) -> None:
-        """Passes the end on: only this direction ends, the other may still carry a reply."""
-        self.is_done = True
-        with suppress(OSError):
-            self._target.shutdown(socket.SHUT_WR)
+    def _drain(self) -> Pumped:
+        assert self._pipe is not None  # noqa: S101 - bytes are in it
+        try:
+            self._in_pipe -= os.splice(self._pipe[0], self._target.fileno(), self._in_pipe, flags=_SPLICE_FLAGS)
+        except BlockingIOError:
+            return Pumped.BLOCKED
+        if not self._in_pipe:
+            self._pool.give_back(self._pipe)
+            self._pipe, self._stage = None, _FILL
+        return Pumped.MORE

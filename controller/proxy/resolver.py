@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 
 KEPT_FOR_S = 30.0
 FAILURE_KEPT_FOR_S = 2.0
@@ -39,15 +40,17 @@ class Resolver:
         for number in range(THREADS):
             threading.Thread(target=self._work, name=f"resolver-{number}", daemon=True).start()
 
-    def resolve(self, name: str, then: Callable[[Answer], None]) -> None:
-        """Calls `then` with the answer: at once if it is known, else later from `deliver`."""
+    def find(self, name: str) -> Answer | None:
+        """The answer, if it is known without asking."""
+        if (known := self._known.get(name)) is not None and known[0] > time.monotonic():
+            return known[1]
         if (fixed := self._hosts.get(name)) is not None:
-            then((fixed,))
-        elif _is_address(name):
-            then((name,))
-        elif (known := self._known.get(name)) is not None and known[0] > time.monotonic():
-            then(known[1])
-        elif name in self._waiting:
+            return (fixed,)
+        return (name,) if _is_address(name) else None
+
+    def ask(self, name: str, then: Callable[[Answer], None]) -> None:
+        """Calls `then` with the answer, later from `deliver`."""
+        if name in self._waiting:
             self._waiting[name].append(then)
         else:
             self._waiting[name] = [then]
@@ -78,6 +81,7 @@ class Resolver:
             self._wake()
 
 
+@lru_cache(MOST_NAMES)
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)

@@ -1,8 +1,9 @@
 """Which targets a runner may reach. Pure."""
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from functions.routing.globs import matches
 
@@ -11,6 +12,7 @@ from .github_hosts import RUNNER_HOSTS
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _HTTPS = 443
+_ANSWERS_KEPT = 1024
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # RFC 4291, section 2.4: all that IANA gives out of IPv6. The rest is reserved, local or leads to IPv4 in some way.
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
@@ -79,21 +81,27 @@ def _embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
-def refuse_target(host: str, port: int, egress: Egress, always: Sequence[str]) -> str | None:
-    """Why a profile does not let its jobs connect there; None when it does.
+class EgressRules:
+    """A profile's rules, ready to be asked; answers are remembered.
 
     Args:
-        host: name or address, lower case.
-        port: as asked for.
         egress: the profile's rules.
         always: `host:port` or `host` globs that hold for every profile.
     """
-    if not egress.is_enforced:
-        return None
-    if port == _HTTPS and any(matches(glob, host) for glob in RUNNER_HOSTS):
-        return None
-    for target in (*always, *egress.allow):
-        glob, _, ports = target.rpartition(":") if ":" in target else (target, "", "*")
-        if ports in {"*", str(port)} and matches(glob, host):
+
+    def __init__(self, egress: Egress, always: Iterable[str]):
+        self._is_enforced = egress.is_enforced
+        self._targets = (*always, *egress.allow)
+        self.refuse = lru_cache(_ANSWERS_KEPT)(self._refuse)
+        """why its jobs may not connect to a host (lower case) and port; None when they may"""
+
+    def _refuse(self, host: str, port: int) -> str | None:
+        if not self._is_enforced:
             return None
-    return f"{host}:{port} is not in the profile's egress.allow"
+        if port == _HTTPS and any(matches(glob, host) for glob in RUNNER_HOSTS):
+            return None
+        for target in self._targets:
+            glob, _, ports = target.rpartition(":") if ":" in target else (target, "", "*")
+            if ports in {"*", str(port)} and matches(glob, host):
+                return None
+        return f"{host}:{port} is not in the profile's egress.allow"

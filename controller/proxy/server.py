@@ -1,29 +1,35 @@
 """The proxy: who may connect, how many at a time, and what is written down of them."""
 
 import errno
+import gc
 import logging
 import resource
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache, partial
 
 from ..attribution import AttributionTable
-from .access_log import Access, format_access
+from .access_log import describe, format_line, format_time
 from .connection import Connection, ProxyConfig, Shared
+from .known_runner import KnownRunner
 from .loop import Loop
-from .relay import MOST_PIPES, Flow, PipePool
+from .relay import MOST_PIPES, PipePool
 from .resolver import Resolver, Waker
+from .rules import judge
 from .usage import Usage
 
 _log = logging.getLogger("runyard.proxy")
 
 _TICK_S = 0.25
+_SWEEPS = 10
+"""in the time after which a tunnel is idle"""
 _LOG_DELAY_S = 0.02
 _ACCEPTS_IN_A_TURN = 64
 _OTHER_DESCRIPTORS = 256
-_USAGES_KEPT = 256
-"""of runners that are gone, until the controller has asked for them"""
+_GONE_RUNNERS_KEPT = 256
+_VERDICTS_KEPT = 4096
 
 
 class ProxyServer:
@@ -34,18 +40,29 @@ class ProxyServer:
         self._write_log = write_log
         self.loop = Loop()
         self._table = AttributionTable()
+        self._runners: dict[str, KnownRunner] = {}
+        """by name; those that are gone, too, until the controller has asked for what they used"""
         self._connections: set[Connection] = set()
-        self._of_runner: dict[str, set[Connection]] = {}
-        self._usage: dict[str, Usage] = {}
         self._lines: list[str] = []
+        self._line_time_at, self._line_time = 0.0, ""
+        """what ends in the same batch of events has ended at the same time"""
         self._pipes = PipePool()
         self._waker = Waker()
         self._resolver = Resolver(config.hosts, self._waker.wake)
-        self._shared = Shared(config, self.loop, self._resolver, self._pipes, set(), self._account)
+        self._shared = Shared(
+            config=config,
+            loop=self.loop,
+            resolver=self._resolver,
+            pipes=self._pipes,
+            judge=lru_cache(_VERDICTS_KEPT)(partial(judge, private_targets=config.private_targets)),
+            in_handshake=set(),
+            on_end=self._account,
+        )
         self.loop.watch(self._waker.descriptor, lambda _: self._on_wake())
         self._listener = self._listen()
         self.loop.watch(self._listener.fileno(), lambda _: self._accept())
         self.loop.call_later(_TICK_S, self._tick)
+        self.loop.call_later(config.idle_timeout_s / _SWEEPS, self._sweep)
 
     @property
     def port(self) -> int:
@@ -55,29 +72,35 @@ class ProxyServer:
     def set_table(self, table: AttributionTable) -> None:
         """Replaces the runners that may connect. The tunnels of runners that are gone end now."""
         self._table = table
-        known = {entry.runner_name for entry in table.entries()}
-        for connection in [c for of_one in self._of_runner.values() for c in of_one]:
-            who = connection.who
-            assert who is not None  # noqa: S101 - it is a runner's
-            if who.runner_name not in known:
+        always, host_id = self._config.private_targets, self._config.host_id
+        for entry in table.entries():
+            if (known := self._runners.get(entry.runner_name)) is None:
+                self._runners[entry.runner_name] = KnownRunner(entry, always, host_id)
+            elif known.attribution != entry:
+                known.update(entry, always, host_id)
+        names = {entry.runner_name for entry in table.entries()}
+        for connection in list(self._connections):
+            if connection.runner is not None and connection.runner.name not in names:
                 connection.end(connection.reason or "the runner is gone")
-            elif (now_who := table.find(who.gateway, who.address)) and now_who.runner_name == who.runner_name:
-                # It may have got its job while the connection was open.
-                connection.who = now_who
-        gone = [runner_name for runner_name in self._usage if runner_name not in known]
-        for runner_name in gone[:-_USAGES_KEPT]:
-            del self._usage[runner_name]
+        gone = [name for name in self._runners if name not in names]
+        for name in gone[:-_GONE_RUNNERS_KEPT]:
+            del self._runners[name]
 
     def usage_of(self, runner_name: str) -> Usage:
         """What a runner has used so far, open tunnels included."""
-        closed = self._usage.get(runner_name, Usage())
+        if (known := self._runners.get(runner_name)) is None:
+            return Usage()
+        closed = known.usage
         total = Usage(closed.connections, closed.refused, closed.bytes_up, closed.bytes_down, dict(closed.targets))
-        for connection in self._of_runner.get(runner_name, ()):
-            _add_up(total, connection)
+        for connection in self._connections:
+            if connection.runner is known:
+                _add_up(total, connection)
         return total
 
     def forget_usage(self, runner_name: str) -> None:
-        self._usage.pop(runner_name, None)
+        """The controller has written it down."""
+        if (known := self._runners.get(runner_name)) is not None:
+            known.usage = Usage()
 
     def stop(self) -> None:
         self.loop.stop()
@@ -85,6 +108,8 @@ class ProxyServer:
     def run(self) -> None:
         """Serves until stopped, then ends every tunnel."""
         self._raise_descriptor_limit()
+        # What is there now stays: the collector need not look at it again.
+        gc.freeze()
         self.loop.run()
         for connection in list(self._connections):
             connection.end(connection.reason or "the proxy stops")
@@ -132,14 +157,14 @@ class ProxyServer:
     def _admit(self, client: socket.socket, peer: str) -> None:
         client.setblocking(False)
         who = self._table.find(client.getsockname()[0], peer)
-        connection = Connection(client, peer, who, self._shared)
+        runner = None if who is None else self._runners[who.runner_name]
+        connection = Connection(client, peer, runner, self._shared)
         self._connections.add(connection)
-        if who is None:
+        if runner is None:
             connection.refuse(403, f"{peer} is not a runner of this host")
             return
-        siblings = self._of_runner.setdefault(who.runner_name, set())
-        siblings.add(connection)
-        if len(siblings) > self._config.most_for_a_runner:
+        runner.open_connections += 1
+        if runner.open_connections > self._config.most_for_a_runner:
             connection.refuse(503, f"this runner has {self._config.most_for_a_runner} connections already")
         elif len(self._connections) > self._config.most_connections:
             connection.refuse(503, "the proxy has too many connections")
@@ -147,28 +172,27 @@ class ProxyServer:
     def _account(self, connection: Connection, reason: str) -> None:
         """Writes a connection down that has ended."""
         self._connections.discard(connection)
-        who = connection.who
-        if who is not None:
-            siblings = self._of_runner[who.runner_name]
-            siblings.discard(connection)
-            if not siblings:
-                del self._of_runner[who.runner_name]
-            _add_up(self._usage.setdefault(who.runner_name, Usage()), connection)
-        access = Access(
-            kind=connection.kind,
-            decision=connection.decision,
-            reason=reason,
-            who=who,
-            host_id=self._config.host_id,
-            target=connection.target,
-            source_ip=connection.peer,
-            bytes_up=_bytes(connection.up),
-            bytes_down=_bytes(connection.down),
-            duration_ms=round((self.loop.now - connection.started) * 1000),
-        )
+        runner = connection.runner
+        if runner is not None:
+            runner.open_connections -= 1
+            _add_up(runner.usage, connection)
         if not self._lines:
             self.loop.call_later(_LOG_DELAY_S, self._flush_log)
-        self._lines.append(format_access(access, time.time()))
+        if self._line_time_at != self.loop.now:
+            self._line_time_at, self._line_time = self.loop.now, format_time(time.time())
+        self._lines.append(
+            format_line(
+                self._line_time,
+                connection.kind,
+                connection.decision,
+                describe(None, connection.peer, self._config.host_id) if runner is None else runner.log_subject,
+                connection.target,
+                reason,
+                connection.bytes_up,
+                connection.bytes_down,
+                round((self.loop.now - connection.started) * 1000),
+            )
+        )
 
     def _flush_log(self) -> None:
         if not self._lines:
@@ -185,15 +209,19 @@ class ProxyServer:
         now = self.loop.now
         for connection in [c for c in self._shared.in_handshake if c.deadline <= now]:
             connection.time_out()
-        idle_since = now - self._config.idle_timeout_s
-        for connection in [c for c in self._connections if c.touched < idle_since]:
-            connection.end(f"nothing for {self._config.idle_timeout_s:g} s")
+
+    def _sweep(self) -> None:
+        """Ends the tunnels in which nothing has moved for too long, also those where nobody reads."""
+        self.loop.call_later(self._config.idle_timeout_s / _SWEEPS, self._sweep)
+        now, idle_since = self.loop.now, self.loop.now - self._config.idle_timeout_s
+        for connection in list(self._connections):
+            moved = connection.bytes_up + connection.bytes_down
+            if moved != connection.moved:
+                connection.moved, connection.idle_since = moved, now
+            elif connection.idle_since <= idle_since:
+                connection.end(f"nothing for {self._config.idle_timeout_s:g} s")
 
 
 def _add_up(usage: Usage, connection: Connection) -> None:
     was_refused = connection.decision == "refused"
-    usage.add(connection.target, _bytes(connection.up), _bytes(connection.down), was_refused=was_refused)
-
-
-def _bytes(flow: Flow | None) -> int:
-    return flow.bytes if flow is not None else 0
+    usage.add(connection.target, connection.bytes_up, connection.bytes_down, was_refused=was_refused)

@@ -234,7 +234,7 @@ def test_usage_of_runners_that_nobody_asks_for_is_not_kept_for_ever(proxy: Threa
         proxy.set_table(runner(runner_name=f"runner-{number}"))
         assert proxy.ask(connect_to("10.0.0.1:443")).status == 403
     proxy.set_table()
-    assert len(proxy.server._usage) <= 256
+    assert len(proxy.server._runners) <= 256
     assert proxy.usage_of(299)["refused"] == 1
 
 

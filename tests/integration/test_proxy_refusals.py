@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from controller.proxy import connection, rules
+from controller.proxy import rules, server
 from tests.integration.proxy_tools import (
     ESTABLISHED,
     MB,
@@ -364,12 +364,12 @@ def test_a_fault_of_ours_ends_one_connection_only(
 ) -> None:
     judge = rules.judge
 
-    def broken_judge(target: str, *rest: Any) -> rules.Verdict:
+    def broken_judge(target: str, *rest: Any, **options: Any) -> rules.Verdict:
         if target == "broken.test:443":
             raise ZeroDivisionError
-        return judge(target, *rest)
+        return judge(target, *rest, **options)
 
-    monkeypatch.setattr(connection, "judge", broken_judge)
+    monkeypatch.setattr(server, "judge", broken_judge)
     with proxy_in_thread(tmp_path, origin, hosts={"broken.test": "127.0.9.1"}, connect_timeout_s=0.5) as proxy:
         client = proxy.connect()
         client.sendall(connect_to("broken.test:443"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from controller.attribution import Attribution
-from controller.proxy.access_log import Access, format_access
+from controller.proxy.access_log import describe, format_line, format_time
 from functions.documents.workflow_job import (
     DecisionRecord,
     Phases,
@@ -190,12 +190,13 @@ WHO = Attribution(
     job_name='small-1" job_id="acme_9_9" decision=refused\nrunner_name=ry-9',
     job_key="acme_1_1",
 )
-ACCESS = Access("CONNECT", "tunnel", "", WHO, "host-1", "github.test:443", "10.213.0.2", 1, 2, 3)
+def line_of(who: Attribution | None, decision: str, reason: str) -> str:
+    subject = describe(who, "10.213.0.2", "host-1")
+    return format_line(format_time(0), "CONNECT", decision, subject, "github.test:443", reason, 1, 2, 3) + "\n"
 
 
 def test_the_proxys_own_lines_are_read_whatever_the_job_is_called() -> None:
-    accesses = [ACCESS, dataclasses.replace(ACCESS, who=None, decision="refused", reason="10.0.0.9 is not a runner")]
-    text = "".join(format_access(access, 0) + "\n" for access in accesses)
+    text = line_of(WHO, "tunnel", "") + line_of(None, "refused", "10.0.0.9 is not a runner")
     assert read_lines(text) == [Line("ry-1", "acme_1_1", "tunnel"), Line("", "", "refused")]
 
 
