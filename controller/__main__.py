@@ -53,6 +53,7 @@ def proxy(config: _Config = Path("/etc/runyard/config.yaml")) -> None:
     """Run the attributing proxy; `run` starts it by itself."""
     from .proxy.connection import ProxyConfig  # noqa: PLC0415
     from .proxy.control import ControlSocket  # noqa: PLC0415
+    from .proxy.journal import Journal  # noqa: PLC0415
     from .proxy.server import ProxyServer  # noqa: PLC0415
 
     settings = _read_settings(config)
@@ -71,6 +72,7 @@ def proxy(config: _Config = Path("/etc/runyard/config.yaml")) -> None:
             private_targets=frozenset(settings.proxy.private_targets),
         ),
         write,
+        Journal(settings.run_dir / "usage.jsonl"),
     )
     control = ControlSocket(server, settings.control_socket, settings.run_dir / "attribution.json")
     control.load_table()

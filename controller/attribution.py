@@ -4,26 +4,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
-from functions.documents.workflow_job import RunnerProfile
-from functions.routing.policy import EgressMode
-
-
-class Egress(BaseModel):
-    """Where a runner may connect to, besides the hosts that GitHub's runner needs itself."""
-
-    model_config = ConfigDict(frozen=True)
-
-    is_enforced: bool = False
-    """False: everything is allowed, and recorded"""
-    allow: tuple[str, ...] = ()
-    """globs for hosts, with a port or for any"""
-
-    @classmethod
-    def of_profile(cls, profile: RunnerProfile) -> "Egress":
-        return cls(is_enforced=profile.egress_mode is EgressMode.ENFORCE, allow=profile.egress_allow)
-
-
-NO_RULES = Egress()
+from functions.documents.workflow_job import RunnerEgress
 
 
 class Attribution(BaseModel):
@@ -41,7 +22,7 @@ class Attribution(BaseModel):
     """that the container has now"""
     job_name: str
     job_key: str
-    egress: Egress = NO_RULES
+    egress: RunnerEgress = RunnerEgress()
     has_job: bool = False
     """False: no job has started, and the job named is the one that the runner was made for"""
 

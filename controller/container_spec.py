@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from functions.documents.pending_runner import PendingRunner
-from functions.documents.workflow_job import SizingRules
+from functions.documents.workflow_job import RunnerEgress, SizingRules
 from functions.routing.capacity import Size
 from functions.routing.policy import Privileges
 
-from .attribution import Egress
 from .networks import BridgePlan
 
 INSIDE = "/opt/runyard"
@@ -114,7 +113,7 @@ def to_labels(runner: PendingRunner, bridge: BridgePlan, host_id: str) -> dict[s
         "profile": runner.profile.name,
         "image": runner.image,
         "privileges": runner.profile.privileges,
-        "egress": Egress.of_profile(runner.profile).model_dump_json(),
+        "egress": runner.profile.egress.model_dump_json(),
         "pids": str(runner.profile.pids),
         "idle-timeout": str(runner.idle_timeout_s),
         "sizing": runner.sizing.model_dump_json(),
@@ -137,7 +136,7 @@ class Adopted:
     profile: str
     image: str
     privileges: str
-    egress: Egress
+    egress: RunnerEgress
     pids: int
     sizing: SizingRules
     idle_timeout_s: int
@@ -158,7 +157,7 @@ def from_labels(labels: Mapping[str, str]) -> Adopted | None:
             profile=labels[LABEL + "profile"],
             image=labels[LABEL + "image"],
             privileges=labels[LABEL + "privileges"],
-            egress=Egress.model_validate_json(labels[LABEL + "egress"]),
+            egress=RunnerEgress.model_validate_json(labels[LABEL + "egress"]),
             # Containers of an earlier version have none of these.
             pids=int(labels.get(LABEL + "pids", "0")),
             sizing=SizingRules.model_validate_json(labels.get(LABEL + "sizing", "{}")),

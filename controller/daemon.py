@@ -18,7 +18,6 @@ from functions.documents.host import LEASE, Host
 from functions.documents.sealing import new_host_key, public_key_of
 from functions.routing.capacity import NOTHING, Size
 
-from .attribution import Egress
 from .background import Background
 from .bridges import Bridges
 from .cgroup import read_limits
@@ -185,8 +184,9 @@ class Daemon:
             self._runners.change(runner_name, job=RunningJob(job.key, job.name), job_started_at=started_at)
             if job.plan is not None:
                 profile = job.plan.profile
-                rules = Egress.of_profile(profile)
-                self._runners.change(runner_name, profile=profile.name, egress=rules, timeout_s=profile.timeout_s)
+                self._runners.change(
+                    runner_name, profile=profile.name, egress=profile.egress, timeout_s=profile.timeout_s
+                )
 
     async def _beat(self) -> None:
         """The heartbeat, and a look at the other hosts of the pool."""

@@ -9,7 +9,6 @@ from functions.documents.workflow_job import RunnerProfile, WorkflowJob
 from functions.routing.capacity import Size
 from functions.routing.policy import NoRoom, SizingMode
 
-from .attribution import Egress
 from .cgroup import Limits, read_limits
 from .containers import DockerEngine
 from .errors import CannotResize, ContainerGone, EngineUnavailable
@@ -58,7 +57,7 @@ class Fitting:
 
     def connect_as(self, runner_name: str, profile: RunnerProfile) -> None:
         """Where a job may connect to is the job's business, whatever size it runs on."""
-        self._runners.change(runner_name, egress=Egress.of_profile(profile))
+        self._runners.change(runner_name, egress=profile.egress)
 
     async def _fit_size(self, runner: LocalRunner, profile: RunnerProfile, may_wait: bool) -> Fit:
         limits, rules = read_limits(runner.pid), runner.sizing

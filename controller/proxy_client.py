@@ -84,7 +84,8 @@ class ProxyClient:
         Raises:
             ProxyUnavailable: it does not say.
         """
-        return EgressSummary.from_firestore(await self._ask({"usage": runner_name, "forget": forget}))
+        answer = await self._ask({"usage": runner_name, "forget": forget})
+        return EgressSummary.from_firestore(answer["usage"])
 
     async def stop(self) -> None:
         """Asks the proxy to end, for when no runner is left."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from functions.documents.pending_runner import PendingRunner
-from functions.documents.workflow_job import RunnerProfile, SizingRules
+from functions.documents.workflow_job import RunnerEgress, RunnerProfile, SizingRules
 from functions.routing.capacity import Size
 
-from .attribution import NO_RULES, Attribution, Egress
+from .attribution import Attribution
 from .container_spec import Adopted
 from .host_ledger import HostLedger
 from .networks import BridgePlan
@@ -42,7 +42,7 @@ class LocalRunner:
     """without a job, after which it is asked whether it is still needed"""
     image: str = ""
     privileges: str = ""
-    egress: Egress = NO_RULES
+    egress: RunnerEgress = field(default_factory=RunnerEgress)
     bridge: BridgePlan | None = None
     """None until it is being launched"""
     container_id: str = ""
@@ -75,7 +75,7 @@ class LocalRunner:
             idle_timeout_s=runner.idle_timeout_s,
             image=runner.image,
             privileges=runner.profile.privileges,
-            egress=Egress.of_profile(runner.profile),
+            egress=runner.profile.egress,
             claimed_at=runner.claimed_at,
             provisioned_at=runner.created_at,
         )

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from functions.documents.lifecycle import RANK_OF_EVENT, RUNNER_TRANSITIONS, JobState, RunnerState
-from functions.routing.policy import Egress, OverflowSettings, Policy, Profile, Route, ScaleSet, Sizing
+from functions.routing.policy import Egress, EgressRule, OverflowSettings, Policy, Profile, Route, ScaleSet, Sizing
 from functions.routing.schema import GLOBS, WRITTEN_AS, policy_schema
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +24,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The policy", Policy),
     ("profiles.NAME", Profile),
     ("profiles.NAME.egress", Egress),
+    ("profiles.NAME.egress.rules[]", EgressRule),
     ("scale_sets.NAME", ScaleSet),
     ("scale_sets.NAME.sizing", Sizing),
     ("routes[]", Route),

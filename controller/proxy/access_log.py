@@ -6,9 +6,12 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ..attribution import Attribution
+from .rules import Ruling
 
 _PLAIN = re.compile(r"[\w.:/@,+%()*\[\]~-]+", re.ASCII)
 _NOTHING = '""'
+_POLICY = 'rule="" policy=""'
+"""of a connection that named no target"""
 
 
 class Subject(NamedTuple):
@@ -46,6 +49,7 @@ def format_line(
     decision: str,
     who: Subject,
     target: str,
+    ruling: Ruling | None,
     reason: str,
     bytes_up: int,
     bytes_down: int,
@@ -60,6 +64,7 @@ def format_line(
         who: who connected.
         target: `host:port` as the client asked for it, which the parser has found to be plain; empty when it did not
             get that far.
+        ruling: what the profile's rules say of the target, whether they are enforced or not.
         reason: for a refusal, or for an end before its time.
         bytes_up: payload towards the target.
         bytes_down: payload towards the runner.
@@ -67,9 +72,10 @@ def format_line(
     """
     target = target or _NOTHING
     reason = quote(reason) if reason else _NOTHING
+    policy = _POLICY if ruling is None else ruling.in_log
     return (
         f"{time} {kind} {decision} {who.names} target={target} {who.address} decision={decision} reason={reason} "
-        f"bytes_up={bytes_up} bytes_down={bytes_down} duration_ms={duration_ms}"
+        f"{policy} bytes_up={bytes_up} bytes_down={bytes_down} duration_ms={duration_ms}"
     )
 
 

@@ -10,21 +10,23 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from functions.routing.globs import split_target
+
 from .head import BadHead, Head, parse_head
 from .known_runner import KnownRunner
 from .loop import BROKEN, READ, READ_WRITE, Loop
+from .refusal import format_refusal
 from .relay import COPY_SIZE, PipePool
 from .resolver import Answer, Resolver
-from .rules import Verdict
+from .rules import Ruling, Verdict
 from .tunnel import Tunnel
+from .usage import Counts
 
 _CLOSES_WITHIN_S = 1.0
 _DISCARDS_IN_A_TURN = 16
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _CONNECTING = (0, errno.EINPROGRESS)
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-_REASONS = {400: "Bad Request", 403: "Forbidden", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
-_REASONS |= {502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout"}
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,16 @@ class Connection:
         "_shared",
         "_tunnel",
         "_upstream",
+        "counted",
         "deadline",
         "decision",
         "has_ended",
         "idle_since",
+        "is_counted",
         "kind",
-        "moved",
         "peer",
         "reason",
+        "ruling",
         "runner",
         "started",
         "target",
@@ -109,12 +113,16 @@ class Connection:
         self.started = self.idle_since = shared.loop.now
         self.deadline = self.started + shared.config.head_timeout_s
         """for what it is doing now, in handshake or closing"""
-        self.moved = 0
-        """bytes, both ways, when `idle_since` was noted"""
+        self.counted = (0, 0)
+        """bytes up and down that are in its runner's usage already"""
+        self.is_counted = False
+        """and so is the connection itself"""
         self.decision = "failed"
         """so far"""
         self.reason = ""
         """for a refusal"""
+        self.ruling: Ruling | None = None
+        """what the profile's rules say of the target"""
         self.has_ended = False
         shared.in_handshake.add(self)
         shared.loop.watch(client.fileno(), self._read_head, READ)
@@ -126,6 +134,23 @@ class Connection:
     @property
     def bytes_down(self) -> int:
         return self._tunnel.down.bytes if self._tunnel is not None else 0
+
+    def take_counts(self) -> Counts:
+        """What is not in its runner's usage yet, and from now on is."""
+        counts = self.peek_counts()
+        self.counted, self.is_counted = (self.bytes_up, self.bytes_down), True
+        return counts
+
+    def peek_counts(self) -> Counts:
+        """What is not in its runner's usage yet."""
+        up, down = self.counted
+        return Counts(
+            connections=not self.is_counted,
+            refused=self.decision == "refused",
+            unlisted=not self.is_counted and self.ruling is not None and not self.ruling.is_allowed,
+            bytes_up=self.bytes_up - up,
+            bytes_down=self.bytes_down - down,
+        )
 
     def time_out(self) -> None:
         """Its deadline is over."""
@@ -139,6 +164,20 @@ class Connection:
                 self._connect(self._head, "no answer in time")
             else:
                 self.refuse(504, f"{self.target} did not answer in time", decision="failed")
+
+    def judge_again(self) -> None:
+        """The profile's rules have changed: what they refuse now ends."""
+        if self.ruling is None or self.runner is None or self.ruling.refusal:
+            return
+        self.ruling = self.runner.rules.judge(*self._host_and_port)
+        if self.ruling.refusal:
+            self.decision, self.reason = "refused", f"the rules have changed: {self.ruling.refusal}"
+            self.end(self.reason)
+
+    @property
+    def _host_and_port(self) -> tuple[str, int]:
+        host, port = split_target(self.target)
+        return host.strip("[]"), int(port)
 
     # From the request's head to the target
 
@@ -175,9 +214,9 @@ class Connection:
         if not head.is_connect:
             self.kind = "HTTP"
         assert self.runner is not None  # noqa: S101 - others are refused at once
-        reason = self.runner.rules.refuse(head.host, head.port)
-        if reason is not None:
-            self.refuse(403, reason)
+        ruling = self.ruling = self.runner.rules.judge(head.host, head.port)
+        if ruling.refusal:
+            self.refuse(403, ruling.refusal)
             return
         self.deadline = self._give_up_at = shared.loop.now + shared.config.connect_timeout_s
         answer = shared.resolver.find(head.host)
@@ -241,7 +280,8 @@ class Connection:
         answer = _ESTABLISHED if head.is_connect else b""
         self._head, self._buffer, self.decision = None, b"", "tunnel"
         shared.in_handshake.discard(self)
-        self._tunnel = Tunnel(self._client, upstream, shared.loop, shared.pipes, up, left, answer, self.end)
+        bandwidth = self.runner.bandwidth if self.runner is not None else None
+        self._tunnel = Tunnel(self._client, upstream, shared.loop, shared.pipes, up, left, answer, bandwidth, self.end)
         self._tunnel.start(may_read)
 
     # The end
@@ -252,11 +292,8 @@ class Connection:
         self.deadline = self._shared.loop.now + _CLOSES_WITHIN_S
         self._shared.in_handshake.add(self)
         self._shared.loop.replace(self._client.fileno(), self._on_client_while_closing)
-        body = f"runyard proxy: {reason}\n".encode()
-        head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         try:
-            self._client.send(head.encode() + body)
+            self._client.send(format_refusal(status, reason))
             self._client.shutdown(socket.SHUT_WR)
         except OSError:
             self.end(reason)

@@ -16,8 +16,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from functions.documents.workflow_job import EgressSummary, TargetSummary
+
 from ..attribution import Attribution, AttributionTable
 from .server import ProxyServer
+from .usage import Usage
 
 _log = logging.getLogger("runyard.proxy")
 _ENTRIES = TypeAdapter(list[Attribution])
@@ -102,14 +105,7 @@ class ControlSocket:
             usage = self._server.usage_of(runner_name)
             if request.get("forget"):
                 self._server.forget_usage(runner_name)
-            return {
-                "ok": True,
-                "connections": usage.connections,
-                "refused": usage.refused,
-                "bytesUp": usage.bytes_up,
-                "bytesDown": usage.bytes_down,
-                "targets": list(usage.targets),
-            }
+            return {"ok": True, "usage": _to_summary(usage).to_firestore()}
         except (ValueError, KeyError, TypeError, RecursionError, ValidationError, OSError) as error:
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
@@ -117,3 +113,27 @@ class ControlSocket:
         new = self._table_file.with_suffix(".new")
         new.write_bytes(_ENTRIES.dump_json(entries))
         os.replace(new, self._table_file)  # noqa: PTH105 - as atomic as it says
+
+
+def _to_summary(usage: Usage) -> EgressSummary:
+    total = usage.total()
+    return EgressSummary(
+        connections=total.connections,
+        refused=total.refused,
+        unlisted=total.unlisted,
+        bytes_up=total.bytes_up,
+        bytes_down=total.bytes_down,
+        targets=tuple(
+            TargetSummary(
+                target=target,
+                connections=counts.connections,
+                refused=counts.refused,
+                unlisted=counts.unlisted,
+                bytes_up=counts.bytes_up,
+                bytes_down=counts.bytes_down,
+            )
+            for target, counts in usage.targets.items()
+            if target
+        ),
+        connections_to_others=usage.others.connections,
+    )

@@ -11,6 +11,8 @@ import socket
 from contextlib import suppress
 from enum import Enum
 
+from .bandwidth import Bucket
+
 COPY_SIZE = 16 * 1024
 SPLICE_SIZE = 1024 * 1024
 ROUNDS = 8
@@ -27,6 +29,7 @@ class Pumped(Enum):
     IDLE = "the source is empty"
     BLOCKED = "the target is full"
     MORE = "there may be more, but others should go first"
+    SLOWED = "there may be more, but the runner has used up its bandwidth"
     DONE = "all has been passed on, or cannot be"
 
 
@@ -92,9 +95,11 @@ class Flow:
         first: what the target gets before anything else.
         counted: how much of that is payload.
         left: bytes of the source that are still to be passed on, what follows them is thrown away; None: all.
+        bucket: what limits its speed; None: nothing.
     """
 
     __slots__ = (
+        "_bucket",
         "_has_passed_end_on",
         "_in_pipe",
         "_left",
@@ -117,6 +122,7 @@ class Flow:
         first: bytes,
         counted: int,
         left: int | None = None,
+        bucket: Bucket | None = None,
     ):
         self._source = source
         self._target = target
@@ -126,6 +132,7 @@ class Flow:
         self._pipe: tuple[int, int] | None = None
         self._in_pipe = 0
         self._left = left
+        self._bucket = bucket
         self._has_passed_end_on = False
         self.bytes = counted
         """of payload so far"""
@@ -193,8 +200,11 @@ class Flow:
         return Pumped.IDLE if pumped is Pumped.MORE else pumped
 
     def _copy(self) -> Pumped:
+        wanted = COPY_SIZE if self._bucket is None else min(COPY_SIZE, self._bucket.level)
+        if wanted <= 0:
+            return Pumped.SLOWED
         try:
-            data = self._source.recv(COPY_SIZE)
+            data = self._source.recv(wanted)
         except BlockingIOError:
             return Pumped.IDLE
         size = len(data)
@@ -207,7 +217,7 @@ class Flow:
         elif size == COPY_SIZE:
             # Where the end has to be found, bytes are copied: only plain HTTP's uploads pay for it.
             self._stage = _FILL
-        self.bytes += len(data)
+        self._count(len(data))
         try:
             sent = self._target.send(data)
         except BlockingIOError:
@@ -216,7 +226,12 @@ class Flow:
             self._stage, self._pending = _FLUSH, data[sent:]
             return Pumped.BLOCKED
         # A short read has emptied the socket; but with its end behind it, no further event would tell of that.
-        return Pumped.MORE if size == COPY_SIZE or self.is_ending else Pumped.IDLE
+        return Pumped.MORE if size == wanted or self.is_ending else Pumped.IDLE
+
+    def _count(self, size: int) -> None:
+        self.bytes += size
+        if self._bucket is not None:
+            self._bucket.spend(size)
 
     def _flush(self) -> Pumped:
         try:
@@ -230,12 +245,13 @@ class Flow:
         return Pumped.MORE
 
     def _fill(self) -> Pumped:
-        pipe = self._pool.take()
+        wanted = SPLICE_SIZE if self._bucket is None else min(SPLICE_SIZE, self._bucket.level)
+        pipe = self._pool.take() if wanted > 0 else None
         if pipe is None:
             return self._copy()
         # The pipe is empty, so "would block" can only mean that the source is.
         try:
-            count = os.splice(self._source.fileno(), pipe[1], SPLICE_SIZE, flags=_SPLICE_FLAGS)
+            count = os.splice(self._source.fileno(), pipe[1], wanted, flags=_SPLICE_FLAGS)
         except OSError as error:
             self._pool.give_back(pipe)
             if isinstance(error, BlockingIOError):
@@ -246,7 +262,7 @@ class Flow:
             self._stage = _DONE
             return Pumped.DONE
         self._pipe, self._in_pipe, self._stage = pipe, count, _DRAIN
-        self.bytes += count
+        self._count(count)
         return Pumped.MORE
 
     def _drain(self) -> Pumped:

@@ -1,14 +1,19 @@
-"""Which targets a runner may reach. Pure."""
+"""Which targets a runner may reach. Pure.
+
+1. GitHub's own hosts, on port 443, and the host's `private_targets` are always allowed.
+2. Of a profile's rules the first one that fits decides.
+3. What none fits is allowed by none: `enforce` refuses it, `audit` and `learn` let it pass and say so in the log.
+4. Whatever the rules say: the addresses that the name stands for must be of the public internet.
+"""
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
-from functions.routing.globs import matches
-
-from ..attribution import Egress
-from .github_hosts import RUNNER_HOSTS
+from functions.documents.workflow_job import RunnerEgress
+from functions.routing.globs import matches, split_target
+from functions.routing.policy import EgressMode
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _HTTPS = 443
@@ -81,27 +86,60 @@ def _embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
+@dataclass(frozen=True)
+class Ruling:
+    """What a profile's rules say of a target."""
+
+    is_allowed: bool
+    """by the rules, whether they are enforced or not"""
+    rule: str
+    """that decided: its name, `github`, `private_targets`, or `none`"""
+    refusal: str = ""
+    """why the connection must not be made; empty when it may"""
+
+    @cached_property
+    def in_log(self) -> str:
+        """As the log has it; rules' names are plain."""
+        return f"rule={self.rule} policy={'allowed' if self.is_allowed else 'refused'}"
+
+
 class EgressRules:
     """A profile's rules, ready to be asked; answers are remembered.
 
     Args:
         egress: the profile's rules.
-        always: `host:port` or `host` globs that hold for every profile.
+        profile: its name, for messages.
+        github_hosts: names and globs of GitHub's own hosts.
+        private_targets: `host:port` that every profile may reach.
     """
 
-    def __init__(self, egress: Egress, always: Iterable[str]):
-        self._is_enforced = egress.is_enforced
-        self._targets = (*always, *egress.allow)
-        self.refuse = lru_cache(_ANSWERS_KEPT)(self._refuse)
-        """why its jobs may not connect to a host (lower case) and port; None when they may"""
+    def __init__(
+        self, egress: RunnerEgress, profile: str, github_hosts: Sequence[str], private_targets: Collection[str]
+    ):
+        self.is_enforced = egress.mode is EgressMode.ENFORCE
+        self._profile = profile
+        github = [(glob, str(_HTTPS)) for glob in github_hosts]
+        private = [split_target(target) for target in private_targets]
+        self._rules = [("github", True, github), ("private_targets", True, private)]
+        self._rules += [
+            (rule.name, rule.is_allowed, [split_target(target) for target in rule.targets]) for rule in egress.rules
+        ]
+        self.judge = lru_cache(_ANSWERS_KEPT)(self._judge)
+        """the ruling on a host (lower case, IPv6 without brackets) and a port"""
 
-    def _refuse(self, host: str, port: int) -> str | None:
-        if not self._is_enforced:
-            return None
-        if port == _HTTPS and any(matches(glob, host) for glob in RUNNER_HOSTS):
-            return None
-        for target in self._targets:
-            glob, _, ports = target.rpartition(":") if ":" in target else (target, "", "*")
-            if ports in {"*", str(port)} and matches(glob, host):
-                return None
-        return f"{host}:{port} is not in the profile's egress.allow"
+    def _judge(self, host: str, port: int) -> Ruling:
+        # A final dot makes no other name of it.
+        host = host.removesuffix(".")
+        for name, is_allowed, targets in self._rules:
+            if any(ports in {"*", str(port)} and _fits(glob, host) for glob, ports in targets):
+                refusal = "" if is_allowed else f"{host}:{port} is denied by rule {name} of profile {self._profile}"
+                return Ruling(is_allowed, name, refusal if self.is_enforced else "")
+        refusal = f"{host}:{port} is not allowed by profile {self._profile}: no rule of its egress lists it"
+        return Ruling(False, "none", refusal if self.is_enforced else "")
+
+
+def _fits(glob: str, host: str) -> bool:
+    if glob.startswith("["):
+        # An IPv6 address, not a class of characters.
+        return ":" in host and ipaddress.ip_address(glob.strip("[]")) == ipaddress.ip_address(host)
+    return matches(glob, host)

@@ -13,7 +13,9 @@ from functools import lru_cache, partial
 from ..attribution import AttributionTable
 from .access_log import describe, format_line, format_time
 from .connection import Connection, ProxyConfig, Shared
-from .known_runner import KnownRunner
+from .github_hosts import BUILT_IN
+from .journal import Journal
+from .known_runner import HostRules, KnownRunner
 from .loop import Loop
 from .relay import MOST_PIPES, PipePool
 from .resolver import Resolver, Waker
@@ -23,9 +25,9 @@ from .usage import Usage
 _log = logging.getLogger("runyard.proxy")
 
 _TICK_S = 0.25
-_SWEEPS = 10
-"""in the time after which a tunnel is idle"""
-_LOG_DELAY_S = 0.02
+_SWEEP_EVERY_S = 5.0
+"""at least: a proxy that is killed knows less by so much of the tunnels that were open"""
+_FLUSH_DELAY_S = 0.02
 _ACCEPTS_IN_A_TURN = 64
 _OTHER_DESCRIPTORS = 256
 _GONE_RUNNERS_KEPT = 256
@@ -35,14 +37,19 @@ _VERDICTS_KEPT = 4096
 class ProxyServer:
     """Serves until `stop` is called. Not thread-safe: everything happens on the thread that runs it."""
 
-    def __init__(self, config: ProxyConfig, write_log: Callable[[str], None]):
+    def __init__(self, config: ProxyConfig, write_log: Callable[[str], None], journal: Journal):
         self._config = config = replace(config, private_targets=frozenset(map(str.lower, config.private_targets)))
         self._write_log = write_log
         self.loop = Loop()
+        self._host_rules = HostRules(config.host_id, BUILT_IN.hosts, config.private_targets)
         self._table = AttributionTable()
         self._runners: dict[str, KnownRunner] = {}
-        """by name; those that are gone, too, until the controller has asked for what they used"""
+        """by name"""
+        self._journal = journal
+        self._usages = journal.load()
+        """by runner; of those that are gone, too, until the controller has asked"""
         self._connections: set[Connection] = set()
+        self._is_flush_due = False
         self._lines: list[str] = []
         self._line_time_at, self._line_time = 0.0, ""
         """what ends in the same batch of events has ended at the same time"""
@@ -62,7 +69,8 @@ class ProxyServer:
         self._listener = self._listen()
         self.loop.watch(self._listener.fileno(), lambda _: self._accept())
         self.loop.call_later(_TICK_S, self._tick)
-        self.loop.call_later(config.idle_timeout_s / _SWEEPS, self._sweep)
+        self._sweep_every_s = min(_SWEEP_EVERY_S, config.idle_timeout_s / 10)
+        self.loop.call_later(self._sweep_every_s, self._sweep)
 
     @property
     def port(self) -> int:
@@ -72,35 +80,41 @@ class ProxyServer:
     def set_table(self, table: AttributionTable) -> None:
         """Replaces the runners that may connect. The tunnels of runners that are gone end now."""
         self._table = table
-        always, host_id = self._config.private_targets, self._config.host_id
+        changed = set()
         for entry in table.entries():
             if (known := self._runners.get(entry.runner_name)) is None:
-                self._runners[entry.runner_name] = KnownRunner(entry, always, host_id)
+                usage = self._usages.setdefault(entry.runner_name, Usage())
+                self._runners[entry.runner_name] = KnownRunner(entry, usage, self._host_rules, self.loop)
             elif known.attribution != entry:
-                known.update(entry, always, host_id)
+                if known.attribution.egress != entry.egress:
+                    changed.add(known)
+                known.update(entry, self._host_rules, self.loop)
         names = {entry.runner_name for entry in table.entries()}
         for connection in list(self._connections):
             if connection.runner is not None and connection.runner.name not in names:
                 connection.end(connection.reason or "the runner is gone")
-        gone = [name for name in self._runners if name not in names]
+            elif connection.runner in changed:
+                connection.judge_again()
+        self._runners = {name: known for name, known in self._runners.items() if name in names}
+        gone = [name for name in self._usages if name not in names]
         for name in gone[:-_GONE_RUNNERS_KEPT]:
-            del self._runners[name]
+            self.forget_usage(name)
 
     def usage_of(self, runner_name: str) -> Usage:
         """What a runner has used so far, open tunnels included."""
-        if (known := self._runners.get(runner_name)) is None:
-            return Usage()
-        closed = known.usage
-        total = Usage(closed.connections, closed.refused, closed.bytes_up, closed.bytes_down, dict(closed.targets))
+        usage = self._usages.get(runner_name, Usage()).copy()
         for connection in self._connections:
-            if connection.runner is known:
-                _add_up(total, connection)
-        return total
+            if (runner := connection.runner) is not None and runner.name == runner_name:
+                usage.add(connection.target, connection.peek_counts(), runner.most_targets)
+        return usage
 
     def forget_usage(self, runner_name: str) -> None:
         """The controller has written it down."""
+        self._usages.pop(runner_name, None)
+        self._journal.forget(runner_name)
+        self._flush_later()
         if (known := self._runners.get(runner_name)) is not None:
-            known.usage = Usage()
+            known.usage = self._usages[runner_name] = Usage()
 
     def stop(self) -> None:
         self.loop.stop()
@@ -113,7 +127,7 @@ class ProxyServer:
         self.loop.run()
         for connection in list(self._connections):
             connection.end(connection.reason or "the proxy stops")
-        self._flush_log()
+        self._flush()
         self._pipes.close()
         self._resolver.close()
         self._waker.close()
@@ -164,8 +178,9 @@ class ProxyServer:
             connection.refuse(403, f"{peer} is not a runner of this host")
             return
         runner.open_connections += 1
-        if runner.open_connections > self._config.most_for_a_runner:
-            connection.refuse(503, f"this runner has {self._config.most_for_a_runner} connections already")
+        most = runner.attribution.egress.connections or self._config.most_for_a_runner
+        if runner.open_connections > most:
+            connection.refuse(503, f"this runner has {most} connections already")
         elif len(self._connections) > self._config.most_connections:
             connection.refuse(503, "the proxy has too many connections")
 
@@ -175,9 +190,8 @@ class ProxyServer:
         runner = connection.runner
         if runner is not None:
             runner.open_connections -= 1
-            _add_up(runner.usage, connection)
-        if not self._lines:
-            self.loop.call_later(_LOG_DELAY_S, self._flush_log)
+            self._count(connection, runner)
+        self._flush_later()
         if self._line_time_at != self.loop.now:
             self._line_time_at, self._line_time = self.loop.now, format_time(time.time())
         self._lines.append(
@@ -187,6 +201,7 @@ class ProxyServer:
                 connection.decision,
                 describe(None, connection.peer, self._config.host_id) if runner is None else runner.log_subject,
                 connection.target,
+                connection.ruling,
                 reason,
                 connection.bytes_up,
                 connection.bytes_down,
@@ -194,7 +209,21 @@ class ProxyServer:
             )
         )
 
-    def _flush_log(self) -> None:
+    def _count(self, connection: Connection, runner: KnownRunner) -> None:
+        """Adds what is new of a connection to its runner's usage."""
+        counts = connection.take_counts()
+        target = runner.usage.add(connection.target, counts, runner.most_targets)
+        self._journal.note(runner.name, target, counts)
+
+    def _flush_later(self) -> None:
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self.loop.call_later(_FLUSH_DELAY_S, self._flush)
+
+    def _flush(self) -> None:
+        """Writes the log and the journal."""
+        self._is_flush_due = False
+        self._journal.flush(self._usages.items())
         if not self._lines:
             return
         try:
@@ -211,17 +240,14 @@ class ProxyServer:
             connection.time_out()
 
     def _sweep(self) -> None:
-        """Ends the tunnels in which nothing has moved for too long, also those where nobody reads."""
-        self.loop.call_later(self._config.idle_timeout_s / _SWEEPS, self._sweep)
+        """Counts what has moved, and ends the tunnels in which nothing has for too long, also where nobody reads."""
+        self.loop.call_later(self._sweep_every_s, self._sweep)
         now, idle_since = self.loop.now, self.loop.now - self._config.idle_timeout_s
         for connection in list(self._connections):
-            moved = connection.bytes_up + connection.bytes_down
-            if moved != connection.moved:
-                connection.moved, connection.idle_since = moved, now
+            if (connection.bytes_up, connection.bytes_down) != connection.counted:
+                connection.idle_since = now
+                if connection.runner is not None:
+                    self._count(connection, connection.runner)
+                    self._flush_later()
             elif connection.idle_since <= idle_since:
                 connection.end(f"nothing for {self._config.idle_timeout_s:g} s")
-
-
-def _add_up(usage: Usage, connection: Connection) -> None:
-    was_refused = connection.decision == "refused"
-    usage.add(connection.target, connection.bytes_up, connection.bytes_down, was_refused=was_refused)

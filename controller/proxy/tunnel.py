@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
+from .bandwidth import Bandwidth
 from .loop import BROKEN, ENDING, READ_WRITE, Loop
 from .relay import Flow, PipePool, Pumped
 
@@ -25,10 +26,11 @@ class Tunnel:
         up: what the target gets first, and how much of that is payload.
         left: payload that is still to come from the client; None: all that comes.
         answer: what the client gets first.
+        bandwidth: what limits the runner's speed; None: nothing.
         on_end: told once, with the reason when it did not end by itself.
     """
 
-    __slots__ = ("_client", "_client_wants_write", "_loop", "_on_end", "_upstream", "down", "up")
+    __slots__ = ("_bandwidth", "_client", "_client_wants_write", "_loop", "_on_end", "_upstream", "down", "up")
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class Tunnel:
         up: tuple[bytes, int],
         left: int | None,
         answer: bytes,
+        bandwidth: Bandwidth | None,
         on_end: Callable[[str], None],
     ):
         self._client = client
@@ -46,8 +49,10 @@ class Tunnel:
         self._loop = loop
         self._on_end: Callable[[str], None] | None = on_end
         self._client_wants_write = False
-        self.up = Flow(client, upstream, pipes, *up, left)
-        self.down = Flow(upstream, client, pipes, answer, 0)
+        self._bandwidth = bandwidth
+        bucket = bandwidth.bucket if bandwidth is not None else None
+        self.up = Flow(client, upstream, pipes, *up, left, bucket)
+        self.down = Flow(upstream, client, pipes, answer, 0, None, bucket)
         loop.replace(client.fileno(), self._on_client)
         loop.replace(upstream.fileno(), self._on_upstream)
 
@@ -87,12 +92,12 @@ class Tunnel:
             up.is_ending = True
         pumped = up.pump()
         if event & _MORE_THAN_INPUT or pumped is not Pumped.IDLE:
-            if event & select.EPOLLOUT and down.is_blocked and down.pump() is Pumped.MORE:
-                pumped = Pumped.MORE
+            if event & select.EPOLLOUT and down.is_blocked:
+                pumped = _which_first(pumped, down.pump())
             if event & BROKEN and not down.is_done:
                 # The flow may have nothing to pass on now, and would wait for its target in vain.
                 down.break_off("the client is gone")
-            self._settle(pumped is Pumped.MORE)
+            self._settle(pumped)
 
     def _on_upstream(self, event: int) -> None:
         up, down = self.up, self.down
@@ -101,28 +106,29 @@ class Tunnel:
         pumped = down.pump()
         if event & ENDING or up.is_blocked or pumped is not Pumped.IDLE:
             # It is always told when it can be written to, and that is seldom news.
-            if up.is_blocked and up.pump() is Pumped.MORE:
-                pumped = Pumped.MORE
+            if up.is_blocked:
+                pumped = _which_first(pumped, up.pump())
             if event & BROKEN and not up.is_done:
                 up.break_off("the target is gone")
-            self._settle(pumped is Pumped.MORE)
+            self._settle(pumped)
 
     def _pump(self) -> None:
         """Moves bytes both ways, as far as it goes."""
         if self._on_end is not None:
-            pumped = (self.up.pump(), self.down.pump())
-            self._settle(Pumped.MORE in pumped)
+            self._settle(_which_first(self.up.pump(), self.down.pump()))
 
-    def _settle(self, wants_turn: bool = False) -> None:
-        """After bytes have been moved: what next?"""
+    def _settle(self, pumped: Pumped = Pumped.IDLE) -> None:
+        """After bytes have been moved, as far as this: what next?"""
         up, down = self.up, self.down
         # Without the client all is over. Without the origin, the client still gets what has come.
         if down.broken or (up.is_done and down.is_done):
             if self._on_end is not None:
                 broken = down.broken or up.broken
                 self._on_end(broken and f"broken: {broken}")
-        elif wants_turn:
+        elif pumped is Pumped.MORE:
             self._loop.give_turn(self._pump)
+        elif pumped is Pumped.SLOWED and self._bandwidth is not None:
+            self._bandwidth.wait(self._pump)
         else:
             if up.is_done:
                 up.pass_end_on()
@@ -132,3 +138,10 @@ class Tunnel:
                 # Most clients are never slower than their origin. The upstream side has it from the start.
                 self._client_wants_write = True
                 self._loop.change(self._client.fileno(), READ_WRITE)
+
+
+def _which_first(one: Pumped, other: Pumped) -> Pumped:
+    """Of two flows the one for which there is more to do."""
+    if Pumped.MORE in {one, other}:
+        return Pumped.MORE
+    return Pumped.SLOWED if Pumped.SLOWED in {one, other} else one

@@ -6,7 +6,7 @@ Resolved when a job is decided about: a later edit of the policy changes nothing
 from dataclasses import dataclass
 
 from ..documents.ledger import Switch, WarmSupply
-from ..documents.workflow_job import RunnerPlan, RunnerProfile, SizingRules
+from ..documents.workflow_job import RunnerEgress, RunnerPlan, RunnerProfile, SizingRules
 from ..github.protocol import Scope
 from ..routing.capacity import Limits
 from ..routing.classify import Match
@@ -126,8 +126,7 @@ def _plan(
             privileges=profile.privileges,
             env=profile.env,
             timeout_s=profile.timeout,
-            egress_mode=profile.egress.mode,
-            egress_allow=profile.egress.allow,
+            egress=RunnerEgress.of_policy(profile.egress),
         ),
         image=profile.image or scale_set.image,
         labels=scale_set.labels or labels,

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 from ..routing.capacity import Size
-from ..routing.policy import EgressMode, NoRoom, OnError, Privileges, SizingMode
+from ..routing.policy import Egress, EgressMode, NoRoom, OnError, Privileges, SizingMode
 from .lifecycle import JobState
 from .model import Document
 
@@ -48,6 +48,39 @@ class DecisionRecord(Document):
     hosts: int | None = None
 
 
+class RunnerEgressRule(Document):
+    """One rule about targets."""
+
+    name: str
+    """for messages and the log"""
+    is_allowed: bool
+    targets: tuple[str, ...]
+    """`host` or `host:port`, lower case; hosts are globs, `*` is any port"""
+
+
+class RunnerEgress(Document):
+    """Where a runner may connect to, besides the hosts that GitHub's runner needs itself."""
+
+    mode: EgressMode = EgressMode.AUDIT
+    rules: tuple[RunnerEgressRule, ...] = ()
+    """the first one that fits decides; what none fits is allowed by none"""
+    bytes_per_s: int | None = None
+    connections: int | None = None
+    """most at a time"""
+
+    @classmethod
+    def of_policy(cls, egress: Egress) -> Self:
+        rules = [
+            RunnerEgressRule(
+                name=rule.name or f"egress.rules[{index}]", is_allowed=bool(rule.allow), targets=rule.allow or rule.deny
+            )
+            for index, rule in enumerate(egress.rules)
+        ]
+        if egress.allow:
+            rules.append(RunnerEgressRule(name="egress.allow", is_allowed=True, targets=egress.allow))
+        return cls(mode=egress.mode, rules=tuple(rules), bytes_per_s=egress.bandwidth, connections=egress.connections)
+
+
 class RunnerProfile(Document):
     """A profile as a controller needs it."""
 
@@ -58,8 +91,7 @@ class RunnerProfile(Document):
     privileges: Privileges = Privileges.NONE
     env: dict[str, str] = {}
     timeout_s: int = 21600
-    egress_mode: EgressMode = EgressMode.AUDIT
-    egress_allow: tuple[str, ...] = ()
+    egress: RunnerEgress = RunnerEgress()
 
     @property
     def size(self) -> Size:
@@ -172,14 +204,30 @@ class SizingReceipt(Document):
     """in all, from the hook's question to the answer"""
 
 
+class TargetSummary(Document):
+    """What was connected to under one `host:port`."""
+
+    target: str
+    connections: int = 0
+    refused: int = 0
+    unlisted: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
 class EgressSummary(Document):
     """What the job's runner connected to through the proxy."""
 
     connections: int = 0
     refused: int = 0
+    unlisted: int = 0
+    """that the profile's rules refuse, whether they are enforced or not"""
     bytes_up: int = 0
     bytes_down: int = 0
-    targets: tuple[str, ...] = ()
+    targets: tuple[TargetSummary, ...] = ()
+    """in the order of their first use"""
+    connections_to_others: int = 0
+    """to targets beyond the most that are listed"""
 
 
 class WorkflowJob(Document):

@@ -5,8 +5,8 @@ from typing import Any
 
 from .capacity import Size
 from .formats import to_standard_format
-from .globs import covers
-from .policy import EgressMode, Mechanism, Overflow, Policy, Problem, Route, Strategy, parse_policy
+from .globs import covers, split_target
+from .policy import Egress, EgressMode, Mechanism, Overflow, Policy, Problem, Route, Strategy, parse_policy
 from .units import format_cpus, format_memory
 
 
@@ -148,10 +148,33 @@ def _overflow_that_cannot_work(policy: Policy) -> Iterator[Problem]:
 
 def _egress_that_lists_nothing(policy: Policy) -> Iterator[Problem]:
     for name, profile in policy.profiles.items():
-        if profile.egress.mode is EgressMode.ENFORCE and not profile.egress.allow:
-            yield Problem(f"profiles.{name}.egress.allow", "lists nothing: its jobs reach GitHub and nobody else")
-        if any(_is_everything(target.partition(":")[0]) for target in profile.egress.allow):
-            yield Problem(f"profiles.{name}.egress.allow", "* allows every host: write mode: audit to record only")
+        egress, place = profile.egress, f"profiles.{name}.egress"
+        allowed = [target for rule in egress.rules for target in rule.allow] + list(egress.allow)
+        if egress.mode is EgressMode.ENFORCE and not allowed:
+            yield Problem(f"{place}.allow", "lists nothing: its jobs reach GitHub and nobody else")
+        if egress.mode is not EgressMode.ENFORCE and any(rule.deny for rule in egress.rules):
+            yield Problem(
+                f"{place}.rules", f"deny only records with mode: {egress.mode}: write mode: enforce to refuse"
+            )
+        if any(_is_everything(target.partition(":")[0]) for target in egress.allow) and not egress.rules:
+            yield Problem(f"{place}.allow", "* allows every host: write mode: audit to record only")
+        yield from _unreachable_egress_rules(place, egress)
+
+
+def _unreachable_egress_rules(place: str, egress: Egress) -> Iterator[Problem]:
+    before: list[str] = []
+    for index, rule in enumerate(egress.rules):
+        targets = rule.allow or rule.deny
+        if targets and all(any(_covers_target(earlier, target) for earlier in before) for target in targets):
+            yield Problem(f"{place}.rules[{index}]", "is never reached: rules before it fit all of its targets")
+        before += targets
+
+
+def _covers_target(wider: str, narrower: str) -> bool:
+    """Whether every connection that fits `narrower` also fits `wider`."""
+    host, port = split_target(wider)
+    other_host, other_port = split_target(narrower)
+    return port in {"*", other_port} and covers(host, other_host)
 
 
 def _profiles_that_cannot_swap(policy: Policy) -> Iterator[Problem]:

@@ -25,6 +25,12 @@ def matches(pattern: str, text: str) -> bool:
     return _compile(pattern).match(text) is not None if _SPECIAL.search(pattern) else pattern == text
 
 
+def split_target(target: str) -> tuple[str, str]:
+    """Host glob and port of a target such as `*.example.com:443`; the port of `example.com` is `*`."""
+    host, separator, port = target.rpartition(":")
+    return (host, port) if separator and not port.endswith("]") else (target, "*")
+
+
 def covers(wider: str, narrower: str) -> bool:
     """Whether every text that fits `narrower` also fits `wider`; False where that is not plain to see."""
     wider, narrower = wider.casefold(), narrower.casefold()

@@ -62,12 +62,14 @@ class RunnerLevel(StrEnum):
 
 
 class EgressMode(StrEnum):
-    """What the proxy does with connections that a profile does not list."""
+    """What the proxy does with connections that a profile's rules refuse."""
 
     AUDIT = "audit"
     """records them"""
     ENFORCE = "enforce"
     """refuses them"""
+    LEARN = "learn"
+    """as audit; the job's document lists all targets, for `runyard egress learn`"""
 
 
 class SizingMode(StrEnum):
@@ -110,9 +112,23 @@ def _no_empty_glob(globs: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _egress_target(text: str) -> str:
-    if re.fullmatch(r"[^\s:/@]+(:(\*|\d{1,5}))?", text) is None:
+    match = re.fullmatch(r"([^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+\])(:(\*|(?P<port>\d{1,5})))?", text)
+    if match is None or (match["port"] is not None and not 0 < int(match["port"]) < 65536):
         raise ValueError(f"'{text}': write a host or host:port, such as *.example.com:443")
     return text.lower()
+
+
+def _enough_bandwidth(bytes_per_s: int) -> int:
+    if bytes_per_s < _LEAST_BANDWIDTH:
+        raise ValueError(f"bandwidth {format_memory(bytes_per_s)}: bytes a second, at least 64k, such as 20m")
+    return bytes_per_s
+
+
+def _bandwidth(text: object) -> int:
+    try:
+        return parse_memory(text)
+    except ValueError:
+        raise ValueError(f"bandwidth '{text}': write bytes a second, such as 20m or 512k") from None
 
 
 def _enough_memory(size: int) -> int:
@@ -122,11 +138,15 @@ def _enough_memory(size: int) -> int:
 
 
 _LEAST_MEMORY = 16 << 20
+_LEAST_BANDWIDTH = 64 << 10
 CpuMillis = Annotated[int, BeforeValidator(parse_cpus)]
 MemoryBytes = Annotated[int, BeforeValidator(parse_memory), AfterValidator(_enough_memory)]
 Seconds = Annotated[int, BeforeValidator(parse_duration)]
 Globs = Annotated[tuple[str, ...], BeforeValidator(_as_patterns), AfterValidator(_no_empty_glob)]
 """One glob or a list of globs; `*`, `?` and `[…]`, upper and lower case alike."""
+EgressTargets = Annotated[tuple[Annotated[str, AfterValidator(_egress_target)], ...], BeforeValidator(_as_patterns)]
+"""One `host` or `host:port`, or a list of them; hosts are globs, `*` is any port."""
+BytesPerSecond = Annotated[int, BeforeValidator(_bandwidth), AfterValidator(_enough_bandwidth)]
 PoolName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$")]
 """Part of every runner's name, of which GitHub takes 64 characters."""
 
@@ -135,13 +155,30 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Egress(_Section):
-    """Which hosts a profile's jobs may connect to. Those that GitHub's runner itself needs are always in."""
+class EgressRule(_Section):
+    """One rule: it allows the targets that it lists, or denies them."""
 
-    mode: EgressMode = Field(EgressMode.AUDIT, description="audit records, enforce refuses what is not listed")
-    allow: tuple[Annotated[str, AfterValidator(_egress_target)], ...] = Field(
-        (), description="globs for hosts, with a port or for any: *.example.com:443"
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="for messages and the log; its place when absent",
     )
+    allow: EgressTargets = Field((), description="hosts, with a port or for any: *.example.com:443")
+    deny: EgressTargets = Field((), description="the same, to be refused")
+
+
+class Egress(_Section):
+    """Where a profile's jobs may connect to. GitHub's own hosts are always in; the first rule that fits decides."""
+
+    mode: EgressMode = Field(
+        EgressMode.AUDIT, description="audit records, enforce refuses what no rule allows, learn lists what jobs use"
+    )
+    rules: tuple[EgressRule, ...] = Field((), description="the first one that fits a target decides")
+    allow: EgressTargets = Field((), description="the same as a last rule that allows these: *.example.com:443")
+    bandwidth: BytesPerSecond | None = Field(
+        None, description="most bytes a second of each runner, both ways together: 20m"
+    )
+    connections: int | None = Field(None, ge=1, description="most connections of each runner at a time")
 
 
 class Profile(_Section):
@@ -352,6 +389,7 @@ def _contradictions(policy: Policy) -> Iterator[Problem]:
         if route.cancel and route.overflow is not Overflow.REJECT:
             yield Problem(f"routes[{index}].cancel", "only rejected jobs are cancelled: write overflow: reject, too")
     yield from _warm_contradictions(policy)
+    yield from _egress_contradictions(policy)
     overflow = policy.overflow
     if overflow is not None and overflow.mechanism is Mechanism.VARIABLE:
         if overflow.variable is None:
@@ -360,6 +398,13 @@ def _contradictions(policy: Policy) -> Iterator[Problem]:
             yield Problem("overflow.variable_labels", "name the labels that it holds while there is room")
         if overflow.low >= overflow.high:
             yield Problem("overflow.low", f"must be less than high ({overflow.high:g}), or it would switch to and fro")
+
+
+def _egress_contradictions(policy: Policy) -> Iterator[Problem]:
+    for name, profile in policy.profiles.items():
+        for index, rule in enumerate(profile.egress.rules):
+            if bool(rule.allow) == bool(rule.deny):
+                yield Problem(f"profiles.{name}.egress.rules[{index}]", "write targets under either allow or deny")
 
 
 def _warm_contradictions(policy: Policy) -> Iterator[Problem]:
@@ -431,6 +476,8 @@ def _suggestion(location: tuple[int | str, ...]) -> str:
     section = _SECTIONS.get(str(location[0]), Policy) if len(location) > 1 else Policy
     nested = [_NESTED[str(part)] for part in location[:-1] if str(part) in _NESTED]
     section = nested[-1] if nested else section
+    if section is Egress and "rules" in location:
+        section = EgressRule
     known = [field.alias or name for name, field in section.model_fields.items()]
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f": did you mean {close[0]}?" if close else f": known here are {', '.join(known)}"

@@ -5,11 +5,12 @@ from typing import Any
 
 from .policy import Policy
 
-GLOBS = {"label_match", "repository", "workflow", "branch", "event", "match_patterns"}
+GLOBS = {"label_match", "repository", "workflow", "branch", "event", "match_patterns", "allow", "deny"}
 """keys that take one glob or a list"""
 WRITTEN_AS = {
     "cpus": "CPUs",
     "memory": "size",
+    "bandwidth": "size",
     "timeout": "duration",
     "grace": "duration",
     "wait": "duration",

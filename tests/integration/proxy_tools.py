@@ -26,6 +26,7 @@ import yaml
 from controller.attribution import Attribution
 from controller.proxy.connection import ProxyConfig
 from controller.proxy.control import ControlSocket
+from controller.proxy.journal import Journal
 from controller.proxy.server import ProxyServer
 
 T = TypeVar("T")
@@ -174,8 +175,13 @@ class Proxy(Sockets):
 
     def usage_of(self, number: int = 1, *, forget: bool = False) -> dict[str, Any]:
         answer = self.control.ask({"usage": f"runner-{number}", "forget": forget})
-        assert answer.pop("ok") is True
-        return answer
+        assert answer["ok"] is True
+        usage: dict[str, Any] = answer["usage"]
+        return usage
+
+    def targets_of(self, number: int = 1) -> dict[str, int]:
+        """Connections to each target that the runner has named."""
+        return {target["target"]: target["connections"] for target in self.usage_of(number)["targets"]}
 
     def connect(self, number: int = 1, source: str | None = None, receive_buffer: int | None = None) -> socket.socket:
         """A connection from a runner to its gateway."""
@@ -234,7 +240,7 @@ class ThreadProxy(Proxy):
 
     def __init__(self, folder: Path, config: ProxyConfig):
         self._chunks: list[str] = []
-        self.server = ProxyServer(config, self._chunks.append)
+        self.server = ProxyServer(config, self._chunks.append, Journal(folder / "usage.jsonl"))
         super().__init__(self.server.port, folder / f"{self.server.port}.sock")
         self._control_socket = ControlSocket(self.server, self.control_socket, folder / "attribution.json")
         self._thread = threading.Thread(target=self.server.run, name="proxy")

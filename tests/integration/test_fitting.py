@@ -13,7 +13,7 @@ from controller.fitting import Fitting
 from controller.networks import BridgePlan
 from controller.runners import LocalRunner, Runners
 from controller.sizing import Fit, Verdict
-from functions.documents.workflow_job import DecisionRecord, RunnerProfile, SizingRules, WorkflowJob
+from functions.documents.workflow_job import DecisionRecord, RunnerEgress, RunnerProfile, SizingRules, WorkflowJob
 from functions.routing.capacity import Size
 from functions.routing.policy import EgressMode, NoRoom, OnError, SizingMode
 from tests.fakes.examples import job, runner_plan
@@ -260,9 +260,9 @@ def test_in_observe_mode_nothing_is_changed_and_the_receipt_tells_what_was_neede
 
 def test_where_a_job_may_connect_to_follows_the_job_even_if_the_size_does_not(host: Host, bridge: BridgePlan) -> None:
     yard = Yard(host, bridge, mode=SizingMode.OBSERVE)
-    yard.fit(yard.job(SMALL, egress_mode=EgressMode.ENFORCE, egress_allow=("example.com:443",)))
-    assert yard.runner.egress.is_enforced
-    assert yard.runner.egress.allow == ("example.com:443",)
+    rules = RunnerEgress(mode=EgressMode.ENFORCE, connections=7)
+    yard.fit(yard.job(SMALL, egress=rules))
+    assert yard.runner.egress == rules
 
 
 def test_a_job_that_runs_in_another_image_may_connect_to_what_is_its_own_all_the_same(

@@ -69,6 +69,8 @@ def test_a_connection_is_one_line_with_who_where_how_much_and_how_long(proxy: Th
         "host": "host-a",
         "decision": "tunnel",
         "reason": "",
+        "rule": "private_targets",
+        "policy": "allowed",
         "bytes_up": "10",
         "bytes_down": "9",
     }
@@ -202,15 +204,21 @@ def test_usage_counts_what_is_over_and_what_is_open(proxy: ThreadProxy, origin: 
     client, server = proxy.tunnel(origin)
     server.sendall(b"1234567")
     assert read_exactly(client, 7)
-    expected = {
+    proxy.lines(2)
+    usage = proxy.usage_of()
+    in_all = {key: value for key, value in usage.items() if key != "targets"}
+    assert in_all == {
         "connections": 3,
         "refused": 1,
+        "unlisted": 1,
         "bytesUp": 5,
         "bytesDown": 7,
-        "targets": [origin.target, "10.0.0.1:443"],
+        "connectionsToOthers": 0,
     }
-    proxy.lines(2)
-    assert proxy.usage_of() == expected
+    assert usage["targets"] == [
+        {"target": origin.target, "connections": 2, "refused": 0, "unlisted": 0, "bytesUp": 5, "bytesDown": 7},
+        {"target": "10.0.0.1:443", "connections": 1, "refused": 1, "unlisted": 1, "bytesUp": 0, "bytesDown": 0},
+    ]
     assert proxy.usage_of(2)["connections"] == 0
 
 
@@ -234,7 +242,7 @@ def test_usage_of_runners_that_nobody_asks_for_is_not_kept_for_ever(proxy: Threa
         proxy.set_table(runner(runner_name=f"runner-{number}"))
         assert proxy.ask(connect_to("10.0.0.1:443")).status == 403
     proxy.set_table()
-    assert len(proxy.server._runners) <= 256
+    assert len(proxy.server._usages) <= 256
     assert proxy.usage_of(299)["refused"] == 1
 
 

@@ -179,7 +179,7 @@ def test_endless_headers_are_431_in_bounded_memory(proxy: ProcessProxy) -> None:
     for client in clients:
         client.sendall(b"GET http://example.com/ HTTP/1.1\r\nX-Endless: ")
     with ThreadPoolExecutor(len(clients)) as pool:
-        assert list(pool.map(send_until_answered, clients)) == [b"HTTP/1.1 431 Request Header Fields Too Large"] * 20
+        assert {line[:13] for line in pool.map(send_until_answered, clients)} == {b"HTTP/1.1 431 "}
     assert proxy.memory() - before < 8 * MB
 
 

@@ -239,7 +239,7 @@ def test_a_client_that_gives_up_before_the_origin_answers_is_forgotten(tmp_path:
     with hanging_origin() as hanging, proxy_in_thread(tmp_path, hanging) as proxy:
         client = proxy.connect()
         client.sendall(connect_to(hanging.target))
-        eventually(lambda: proxy.usage_of()["targets"] == [hanging.target], "the head is read")
+        eventually(lambda: proxy.targets_of() == {hanging.target: 1}, "the head is read")
         reset(client)
         assert proxy.lines(1)[0]["reason"] == "the client went away"
 

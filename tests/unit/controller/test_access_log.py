@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from controller.attribution import Attribution
 from controller.proxy.access_log import describe, format_line, format_time
+from controller.proxy.rules import Ruling
 
 WHO = Attribution(
     gateway="10.213.0.1",
@@ -20,6 +21,7 @@ WHO = Attribution(
     job_key="acme_1_2",
     has_job=True,
 )
+GITHUB = Ruling(True, "github")
 NOON = format_time(1_795_003_200.5)
 _PAIR = re.compile(r'(?P<key>[a-z_]+)=(?P<value>"(?:[^"\\]|\\.)*"|[^\s"=\\]+)(?: |$)')
 
@@ -44,17 +46,18 @@ def line_of(
     job_name: str = "build",
     decision: str = "tunnel",
     target: str = "api.github.com:443",
+    ruling: Ruling | None = GITHUB,
     reason: str = "",
 ) -> str:
     subject = describe(who and who.model_copy(update={"job_name": job_name}), "10.213.0.2", "host-1")
-    return format_line(NOON, "CONNECT", decision, subject, target, reason, 100, 2000, 31)
+    return format_line(NOON, "CONNECT", decision, subject, target, ruling, reason, 100, 2000, 31)
 
 
 def test_the_line_has_fixed_keys_in_a_fixed_order() -> None:
     assert line_of() == (
         "2026-11-18T12:00:00.500000Z CONNECT tunnel runner_name=ry-1 profile=small job_name=build "
         "target=api.github.com:443 source_ip=10.213.0.2 job_id=acme_1_2 has_job=yes host=host-1 decision=tunnel "
-        'reason="" bytes_up=100 bytes_down=2000 duration_ms=31'
+        'reason="" rule=github policy=allowed bytes_up=100 bytes_down=2000 duration_ms=31'
     )
 
 
@@ -63,6 +66,13 @@ def test_whoever_is_nobody_has_a_line_with_the_same_fields() -> None:
     assert list(fields) == list(parse(line_of()))
     assert (fields["runner_name"], fields["job_id"], fields["has_job"]) == ("", "", "no")
     assert (fields["target"], fields["reason"]) == ("", "not a runner")
+
+
+def test_the_rule_that_decided_and_what_enforcing_would_do_are_in_the_line() -> None:
+    fields = parse(line_of(ruling=Ruling(False, "no-gists")))
+    assert (fields["decision"], fields["rule"], fields["policy"]) == ("tunnel", "no-gists", "refused")
+    fields = parse(line_of(ruling=None, target=""))
+    assert (fields["rule"], fields["policy"]) == ("", "")
 
 
 def test_a_job_that_has_not_started_is_told_from_one_that_has() -> None:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.proxy.rules import judge, refuse_address
+from controller.proxy.rules import EgressRules, Ruling, judge, refuse_address
+from functions.documents.workflow_job import RunnerEgress, RunnerEgressRule
+from functions.routing.policy import EgressMode
 
 LOOPBACK = "a loopback address"
 LINK_LOCAL = "a link-local address, where clouds keep their metadata"
@@ -165,3 +167,75 @@ def test_a_private_target_is_open_only_by_the_name_and_the_port_that_were_set(ta
     verdict = judge(target, ["10.1.2.3"], frozenset({"ghes.example.com:443"}))
     assert verdict.is_allowed is is_allowed
     assert verdict.addresses == (("10.1.2.3",) if is_allowed else ())
+
+
+def rule(name: str, *targets: str, is_allowed: bool = True) -> RunnerEgressRule:
+    return RunnerEgressRule(name=name, is_allowed=is_allowed, targets=targets)
+
+
+def rules(*written: RunnerEgressRule, mode: EgressMode = EgressMode.ENFORCE) -> EgressRules:
+    return EgressRules(
+        RunnerEgress(mode=mode, rules=written), "small", ("github.com", "*.actions.test"), {"ghes.corp.test:8443"}
+    )
+
+
+ORDERED = rules(
+    rule("no-raw", "raw.example.com", is_allowed=False),
+    rule("mirror", "*.example.com:443", "mirror.test"),
+    rule("no-tests", "*.test:80", is_allowed=False),
+    rule("any-test", "*.test:*"),
+    rule("address", "192.0.2.*:443", "[2001:DB8::1]:443", "[2001:db8::2]"),
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "is_allowed", "name"),
+    [
+        pytest.param("github.com", 443, True, "github", id="GitHub"),
+        pytest.param("results.actions.test", 443, True, "github", id="GitHub by a glob, before a rule that also fits"),
+        pytest.param("github.com", 22, False, "none", id="GitHub on another port"),
+        pytest.param("ghes.corp.test", 8443, True, "private_targets", id="a private target"),
+        pytest.param("raw.example.com", 443, False, "no-raw", id="denied before it is allowed"),
+        pytest.param("raw.example.com", 8080, False, "no-raw", id="a rule without a port is for every port"),
+        pytest.param("RAW.example.com".lower(), 443, False, "no-raw", id="capitals"),
+        pytest.param("raw.example.com.", 443, False, "no-raw", id="a final dot"),
+        pytest.param("www.example.com", 443, True, "mirror", id="a glob"),
+        pytest.param("a.b.example.com", 443, True, "mirror", id="a glob over several labels"),
+        pytest.param("example.com", 443, False, "none", id="not what only begins like it"),
+        pytest.param("www.example.com", 80, False, "none", id="another port"),
+        pytest.param("www.example.com.evil.org", 443, False, "none", id="a name with more behind it"),
+        pytest.param("mirror.test", 80, True, "mirror", id="allowed before it is denied"),
+        pytest.param("other.test", 80, False, "no-tests", id="denied by port"),
+        pytest.param("other.test", 81, True, "any-test", id="any port"),
+        pytest.param("192.0.2.7", 443, True, "address", id="addresses by a glob"),
+        pytest.param("2001:db8::1", 443, True, "address", id="IPv6, however it is written"),
+        pytest.param("2001:db8::2", 22, True, "address", id="IPv6 on any port"),
+        pytest.param("2001:db8::3", 443, False, "none", id="another IPv6 address"),
+        pytest.param("2", 443, False, "none", id="IPv6 in a rule is no class of characters"),
+    ],
+)
+def test_the_first_rule_that_fits_decides(host: str, port: int, *, is_allowed: bool, name: str) -> None:
+    ruling = ORDERED.judge(host, port)
+    assert (ruling.is_allowed, ruling.rule) == (is_allowed, name)
+    assert bool(ruling.refusal) is not is_allowed
+
+
+def test_a_refusal_names_the_rule_and_the_profile() -> None:
+    assert (
+        ORDERED.judge("raw.example.com", 443).refusal == "raw.example.com:443 is denied by rule no-raw of profile small"
+    )
+    assert (
+        ORDERED.judge("evil.org", 443).refusal
+        == "evil.org:443 is not allowed by profile small: no rule of its egress lists it"
+    )
+
+
+@pytest.mark.parametrize("mode", [EgressMode.AUDIT, EgressMode.LEARN])
+def test_what_is_not_enforced_is_said_and_not_refused(mode: EgressMode) -> None:
+    asked = rules(rule("no-raw", "raw.example.com", is_allowed=False), mode=mode)
+    assert asked.judge("raw.example.com", 443) == Ruling(False, "no-raw")
+    assert asked.judge("evil.org", 443) == Ruling(False, "none")
+
+
+def test_github_cannot_be_denied_or_no_job_would_start() -> None:
+    assert rules(rule("nothing", "*", is_allowed=False)).judge("github.com", 443).is_allowed

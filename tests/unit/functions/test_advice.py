@@ -94,6 +94,27 @@ def routes(*given: dict[str, Any]) -> dict[str, Any]:
             "write mode: audit",
         ),
         (
+            {"profiles": {"small": SMALL | {"egress": {"rules": [{"deny": "evil.example"}]}}}, "profile_order": []},
+            "profiles.small.egress.rules",
+            "write mode: enforce to refuse",
+        ),
+        (
+            {
+                "profiles": {
+                    "small": SMALL
+                    | {
+                        "egress": {
+                            "mode": "enforce",
+                            "rules": [{"allow": ["*.example.com", "b:1"]}, {"deny": ["raw.example.com:443", "b:1"]}],
+                        }
+                    }
+                },
+                "profile_order": [],
+            },
+            "profiles.small.egress.rules[1]",
+            "is never reached",
+        ),
+        (
             {
                 "profiles": {"small": SMALL, "root": SMALL | {"privileges": "sudo", "match_patterns": "r*"}},
                 "profile_order": ["root"],

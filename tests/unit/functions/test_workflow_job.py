@@ -15,12 +15,16 @@ from functions.documents.workflow_job import (
     Phases,
     Provisioning,
     Reservation,
+    RunnerEgress,
+    RunnerEgressRule,
     RunnerRef,
     SizingReceipt,
+    TargetSummary,
     WorkflowJob,
     job_key,
 )
-from tests.fakes.examples import GIB, NOW, job, runner_plan
+from functions.routing.policy import EgressMode, parse_policy
+from tests.fakes.examples import GIB, NOW, job, policy_document, runner_plan
 
 WHOLE = job(
     17556730984,
@@ -45,7 +49,7 @@ WHOLE = job(
     sizing=SizingReceipt(
         verdict="fits", profile="small", made_for_profile="small", asked_cpu_millis=1000, asked_memory_bytes=GIB
     ),
-    egress=EgressSummary(connections=2, targets=("github.com:443",)),
+    egress=EgressSummary(connections=2, targets=(TargetSummary(target="github.com:443"),)),
     expire_at=NOW + timedelta(days=30),
 )
 
@@ -123,3 +127,35 @@ def test_a_rank_of_another_version_counts_as_the_state_below_it(rank: int, state
 
 def test_a_job_is_queued_until_more_is_known() -> None:
     assert job(1).state is JobState.QUEUED
+
+
+def test_a_policys_rules_become_one_list_in_their_order_each_with_a_name() -> None:
+    """`allow` alone, the oldest form, is a last rule."""
+    document = policy_document()
+    document["profiles"]["small"]["egress"] = {
+        "mode": "enforce",
+        "rules": [
+            {"name": "no-gists", "deny": "gist.github.com"},
+            {"allow": ["*.Example.com:443", "[2001:db8::1]:8080"]},
+        ],
+        "allow": ["mirror.test"],
+        "bandwidth": "20m",
+        "connections": 50,
+    }
+    assert RunnerEgress.of_policy(parse_policy(document).profiles["small"].egress) == RunnerEgress(
+        mode=EgressMode.ENFORCE,
+        rules=(
+            RunnerEgressRule(name="no-gists", is_allowed=False, targets=("gist.github.com",)),
+            RunnerEgressRule(
+                name="egress.rules[1]", is_allowed=True, targets=("*.example.com:443", "[2001:db8::1]:8080")
+            ),
+            RunnerEgressRule(name="egress.allow", is_allowed=True, targets=("mirror.test",)),
+        ),
+        bytes_per_s=20 << 20,
+        connections=50,
+    )
+
+
+def test_a_profile_without_egress_lets_everything_pass_and_records_it() -> None:
+    assert RunnerEgress.of_policy(parse_policy(policy_document()).profiles["small"].egress) == RunnerEgress()
+    assert RunnerEgress().mode is EgressMode.AUDIT

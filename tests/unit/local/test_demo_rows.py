@@ -190,9 +190,11 @@ WHO = Attribution(
     job_name='small-1" job_id="acme_9_9" decision=refused\nrunner_name=ry-9',
     job_key="acme_1_1",
 )
+
+
 def line_of(who: Attribution | None, decision: str, reason: str) -> str:
     subject = describe(who, "10.213.0.2", "host-1")
-    return format_line(format_time(0), "CONNECT", decision, subject, "github.test:443", reason, 1, 2, 3) + "\n"
+    return format_line(format_time(0), "CONNECT", decision, subject, "github.test:443", None, reason, 1, 2, 3) + "\n"
 
 
 def test_the_proxys_own_lines_are_read_whatever_the_job_is_called() -> None:

@@ -10,7 +10,16 @@ import yaml
 from functions.documents.in_force import Standing
 from functions.routing.classify import CompiledPolicy
 from functions.routing.job import JobFacts
-from functions.routing.policy import Egress, OverflowSettings, Policy, Profile, Route, ScaleSet, parse_policy
+from functions.routing.policy import (
+    Egress,
+    EgressRule,
+    OverflowSettings,
+    Policy,
+    Profile,
+    Route,
+    ScaleSet,
+    parse_policy,
+)
 from local.reference import documents
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -24,7 +33,7 @@ def test_what_is_taken_from_the_code_is_in_step_with_it(path: Path) -> None:
 
 
 def test_every_key_of_the_policy_is_explained() -> None:
-    for model in (Policy, Profile, Egress, ScaleSet, Route, OverflowSettings):
+    for model in (Policy, Profile, Egress, EgressRule, ScaleSet, Route, OverflowSettings):
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"
 
