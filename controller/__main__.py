@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import signal
-import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -51,34 +49,12 @@ def run(config: _Config = Path("/etc/runyard/config.yaml")) -> None:
 @app.command()
 def proxy(config: _Config = Path("/etc/runyard/config.yaml")) -> None:
     """Run the attributing proxy; `run` starts it by itself."""
-    from .proxy.connection import ProxyConfig  # noqa: PLC0415
-    from .proxy.control import ControlSocket  # noqa: PLC0415
-    from .proxy.journal import Journal  # noqa: PLC0415
-    from .proxy.server import ProxyServer  # noqa: PLC0415
+    from .proxy.process import CannotServe, serve  # noqa: PLC0415
 
-    settings = _read_settings(config)
-    configure_logging()
-    log = sys.stdout if settings.proxy.log_file is None else settings.proxy.log_file.open("a", encoding="utf-8")
-
-    def write(lines: str) -> None:
-        log.write(lines)
-        log.flush()
-
-    server = ProxyServer(
-        ProxyConfig(
-            host_id=settings.host_id,
-            port=settings.proxy.port,
-            hosts=settings.proxy.hosts,
-            private_targets=frozenset(settings.proxy.private_targets),
-        ),
-        write,
-        Journal(settings.run_dir / "usage.jsonl"),
-    )
-    control = ControlSocket(server, settings.control_socket, settings.run_dir / "attribution.json")
-    control.load_table()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
-    server.run()
+    try:
+        serve(_read_settings(config))
+    except CannotServe as error:
+        _give_up(str(error))
 
 
 @app.command()

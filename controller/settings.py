@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -73,6 +73,22 @@ class Proxy(_Section):
     port: int = Field(3128, ge=1, le=65535)
     log_file: Path | None = None
     """the canonical lines; standard output when absent"""
+    log_format: Literal["logfmt", "json"] = "logfmt"
+    log_max_size: Annotated[int, BeforeValidator(parse_memory), Field(ge=1 << 20)] = 100 << 20
+    """bytes; a file that has grown so large, or is of an earlier day, is set aside"""
+    log_keep_files: int = Field(100, ge=0)
+    """that were set aside"""
+    log_keep_days: int = Field(30, ge=0)
+    head_timeout_s: float = Field(10, gt=0)
+    """for a request's head to come in"""
+    connect_timeout_s: float = Field(10, gt=0)
+    """for a target to answer"""
+    idle_timeout_s: float = Field(900, gt=0)
+    """after which a connection in which nothing moves is ended"""
+    most_connections: int = Field(8000, ge=1)
+    """of all runners at a time"""
+    most_for_a_runner: int = Field(1000, ge=1)
+    """unless its profile says otherwise"""
     hosts: dict[Annotated[str, AfterValidator(_lower)], Annotated[str, AfterValidator(_address)]] = {}
     """names with fixed addresses, as in /etc/hosts"""
     private_targets: tuple[Annotated[str, AfterValidator(_host_and_port)], ...] = ()

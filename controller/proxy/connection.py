@@ -43,6 +43,8 @@ class ProxyConfig:
     head_timeout_s: float = 10
     connect_timeout_s: float = 10
     idle_timeout_s: float = 900
+    log_format: str = "logfmt"
+    """or `json`"""
     most_connections: int = 8000
     most_for_a_runner: int = 1000
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functions.routing.policy import EgressMode
 
 from ..attribution import Attribution
-from .access_log import describe
+from .access_log import LogFormat
 from .bandwidth import Bandwidth
 from .loop import Loop
 from .rules import EgressRules
@@ -17,7 +17,7 @@ from .usage import MOST_TARGETS, MOST_TARGETS_TO_LEARN, Usage
 class HostRules:
     """What holds for all runners of a host."""
 
-    host_id: str
+    log_format: LogFormat
     github_hosts: tuple[str, ...]
     private_targets: Collection[str]
 
@@ -39,7 +39,7 @@ class KnownRunner:
         egress = attribution.egress
         self.attribution = attribution
         self.rules = EgressRules(egress, attribution.profile, host.github_hosts, host.private_targets)
-        self.log_subject = describe(attribution, attribution.address, host.host_id)
+        self.log_subject = host.log_format.describe(attribution, attribution.address)
         if egress.bytes_per_s is None:
             self.bandwidth = None
         elif self.bandwidth is None:

@@ -9,7 +9,7 @@
 import ipaddress
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from functions.documents.workflow_job import RunnerEgress
 from functions.routing.globs import matches, split_target
@@ -97,10 +97,10 @@ class Ruling:
     refusal: str = ""
     """why the connection must not be made; empty when it may"""
 
-    @cached_property
-    def in_log(self) -> str:
-        """As the log has it; rules' names are plain."""
-        return f"rule={self.rule} policy={'allowed' if self.is_allowed else 'refused'}"
+    @property
+    def policy(self) -> str:
+        """In one word, for the log."""
+        return "allowed" if self.is_allowed else "refused"
 
 
 class EgressRules:

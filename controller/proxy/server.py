@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 from ..attribution import AttributionTable
-from .access_log import describe, format_line, format_time
+from .access_log import FORMATS, Event, format_time
 from .connection import Connection, ProxyConfig, Shared
 from .github_hosts import BUILT_IN
 from .journal import Journal
@@ -41,7 +41,8 @@ class ProxyServer:
         self._config = config = replace(config, private_targets=frozenset(map(str.lower, config.private_targets)))
         self._write_log = write_log
         self.loop = Loop()
-        self._host_rules = HostRules(config.host_id, BUILT_IN.hosts, config.private_targets)
+        self._format = FORMATS[config.log_format](config.host_id)
+        self._host_rules = HostRules(self._format, BUILT_IN.hosts, config.private_targets)
         self._table = AttributionTable()
         self._runners: dict[str, KnownRunner] = {}
         """by name"""
@@ -195,17 +196,19 @@ class ProxyServer:
         if self._line_time_at != self.loop.now:
             self._line_time_at, self._line_time = self.loop.now, format_time(time.time())
         self._lines.append(
-            format_line(
-                self._line_time,
-                connection.kind,
-                connection.decision,
-                describe(None, connection.peer, self._config.host_id) if runner is None else runner.log_subject,
-                connection.target,
-                connection.ruling,
-                reason,
-                connection.bytes_up,
-                connection.bytes_down,
-                round((self.loop.now - connection.started) * 1000),
+            self._format.line(
+                Event(
+                    self._line_time,
+                    connection.kind,
+                    connection.decision,
+                    runner.log_subject if runner is not None else self._format.describe(None, connection.peer),
+                    connection.target,
+                    reason,
+                    connection.ruling,
+                    connection.bytes_up,
+                    connection.bytes_down,
+                    round((self.loop.now - connection.started) * 1000),
+                )
             )
         )
 

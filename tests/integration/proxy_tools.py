@@ -294,7 +294,7 @@ class ProcessProxy(Proxy):
     def launch(self) -> None:
         """Starts it, for the first time or again."""
         self.control_socket.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "controller", "proxy", "--config", str(self._folder / "config.yaml")]
+        command = [sys.executable, "-m", "controller.proxy", "--config", str(self._folder / "config.yaml")]
         with (self._folder / "stderr").open("ab") as errors:
             self._process = subprocess.Popen(command, cwd=ROOT, stderr=errors)
 

@@ -2,13 +2,14 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.attribution import Attribution
-from controller.proxy.access_log import describe, format_line, format_time
+from controller.proxy.access_log import Event, JsonLines, Logfmt, LogFormat, format_time
 from controller.proxy.rules import Ruling
 
 WHO = Attribution(
@@ -40,7 +41,8 @@ def parse(line: str) -> dict[str, str]:
     return fields
 
 
-def line_of(
+def event_of(
+    form: LogFormat,
     who: Attribution | None = WHO,
     *,
     job_name: str = "build",
@@ -48,9 +50,19 @@ def line_of(
     target: str = "api.github.com:443",
     ruling: Ruling | None = GITHUB,
     reason: str = "",
-) -> str:
-    subject = describe(who and who.model_copy(update={"job_name": job_name}), "10.213.0.2", "host-1")
-    return format_line(NOON, "CONNECT", decision, subject, target, ruling, reason, 100, 2000, 31)
+) -> Event:
+    subject = form.describe(who and who.model_copy(update={"job_name": job_name}), "10.213.0.2")
+    return Event(NOON, "CONNECT", decision, subject, target, reason, ruling, 100, 2000, 31)
+
+
+def line_of(who: Attribution | None = WHO, **fields: Any) -> str:
+    form = Logfmt("host-1")
+    return form.line(event_of(form, who, **fields))
+
+
+def json_of(who: Attribution | None = WHO, **fields: Any) -> str:
+    form = JsonLines("host-1")
+    return form.line(event_of(form, who, **fields))
 
 
 def test_the_line_has_fixed_keys_in_a_fixed_order() -> None:
@@ -102,7 +114,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("field", ["job_name", "reason"])
 def test_the_line_stays_one_line_and_says_what_it_was_given(field: str, text: str) -> None:
-    line = line_of(**{field: text})  # type: ignore[arg-type]
+    line = line_of(WHO, **{field: text})
     assert line.isprintable()
     assert parse(line) == parse(line_of()) | {field: text}
     assert line.encode()
@@ -118,3 +130,29 @@ def test_any_text_at_all_comes_back_from_the_line(text: str) -> None:
 
 def test_names_are_left_readable_in_any_script() -> None:
     assert 'job_name="déploiement 部署"' in line_of(job_name="déploiement 部署")
+
+
+# As JSON
+
+
+def test_a_json_line_has_the_same_fields_in_the_same_order_and_numbers_are_numbers() -> None:
+    fields = json.loads(json_of())
+    in_logfmt = parse(line_of())
+    assert list(fields) == ["time", "kind", *in_logfmt]
+    assert (fields.pop("time"), fields.pop("kind")) == (NOON, "CONNECT")
+    assert {key: str(value) for key, value in fields.items()} == in_logfmt
+    assert (fields["bytes_up"], fields["bytes_down"], fields["duration_ms"]) == (100, 2000, 31)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("field", ["job_name", "reason"])
+def test_a_json_line_stays_one_line_and_says_what_it_was_given(field: str, text: str) -> None:
+    line = json_of(WHO, **{field: text})
+    assert line.isprintable()
+    assert json.loads(line) == json.loads(json_of()) | {field: text}
+
+
+def test_a_stranger_has_a_json_line_with_the_same_fields() -> None:
+    fields = json.loads(json_of(None, decision="refused", target="", ruling=None, reason="not a runner"))
+    assert list(fields) == list(json.loads(json_of()))
+    assert (fields["runner_name"], fields["rule"], fields["has_job"]) == ("", "", "no")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from controller.attribution import Attribution
-from controller.proxy.access_log import describe, format_line, format_time
+from controller.proxy.access_log import Event, Logfmt, format_time
 from functions.documents.workflow_job import (
     DecisionRecord,
     Phases,
@@ -193,8 +193,10 @@ WHO = Attribution(
 
 
 def line_of(who: Attribution | None, decision: str, reason: str) -> str:
-    subject = describe(who, "10.213.0.2", "host-1")
-    return format_line(format_time(0), "CONNECT", decision, subject, "github.test:443", None, reason, 1, 2, 3) + "\n"
+    form = Logfmt("host-1")
+    subject = form.describe(who, "10.213.0.2")
+    event = Event(format_time(0), "CONNECT", decision, subject, "github.test:443", reason, None, 1, 2, 3)
+    return form.line(event) + "\n"
 
 
 def test_the_proxys_own_lines_are_read_whatever_the_job_is_called() -> None:
