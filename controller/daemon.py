@@ -23,6 +23,7 @@ from .bridges import Bridges
 from .cgroup import read_limits
 from .container_spec import HostFacts, from_labels
 from .containers import DockerEngine
+from .egress_watch import EgressWatch
 from .ending import Endings
 from .errors import EngineUnavailable
 from .firestore import ControllerStore
@@ -95,6 +96,7 @@ class Daemon:
             settings.host_id,
             _now,
         )
+        self._egress = EgressWatch(self._store, self._runners, self._publish, _now)
         self._idle = IdleRunners(self._store, self._engine, self._runners, self._background, settings.host_id, _now)
         self._job_start = JobStart(
             self._runners,
@@ -133,6 +135,7 @@ class Daemon:
                 self._pending.claim(),
                 self._endings.sweep(),
                 self._idle.watch(),
+                self._egress.watch(),
             ]
             tasks = [asyncio.create_task(work) for work in loops]
             _log.info("host %s serves pool %s", self._settings.host_id, self._settings.pool)
@@ -167,6 +170,9 @@ class Daemon:
         for slot in existing:
             await asyncio.to_thread(self._firewall.switch_off_ipv6, self._bridges.plan(slot).interface)
         self._bridges.adopt(existing, used)
+        # Labels and documents have the rules of the day when the job was decided about.
+        with suppress(StoreUnavailable, StoreRefused):
+            await self._egress.refresh()
         await self._publish()
         for claimed in await self._store.list_own_runners(self._settings.host_id):
             if claimed.runner_name not in self._runners:

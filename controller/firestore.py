@@ -12,10 +12,11 @@ from google.api_core.retry_async import AsyncRetry
 from google.cloud import firestore
 from google.cloud.firestore_v1 import watch
 
-from functions.documents import command, host, pending_runner, workflow_job
+from functions.documents import command, host, installation, pending_runner, workflow_job
 from functions.documents.command import Answer, Command
 from functions.documents.firestore import TRANSIENT, translated_errors
 from functions.documents.host import Host
+from functions.documents.installation import Installation
 from functions.documents.lifecycle import RunnerState
 from functions.documents.pending_runner import PendingRunner
 from functions.documents.workflow_job import WorkflowJob
@@ -147,6 +148,13 @@ class ControllerStore:
         with translated_errors():
             snapshots = await query.get(retry=_RETRY, timeout=_TIMEOUT_S)
         return [WorkflowJob.from_firestore(snapshot.to_dict() or {}) for snapshot in snapshots]
+
+    async def read_installation(self, org: str) -> Installation | None:
+        """An organization's policy, as it is written."""
+        reference = self._client.collection(installation.COLLECTION).document(installation.installation_id(org))
+        with translated_errors():
+            snapshot = await reference.get(retry=_RETRY, timeout=_TIMEOUT_S)
+        return Installation.from_firestore(snapshot.to_dict() or {}) if snapshot.exists else None
 
     async def write_host(self, description: Host) -> None:
         """The heartbeat; whether the host drains is an operator's word, and stays."""
