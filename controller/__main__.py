@@ -10,7 +10,7 @@ import typer
 
 from functions.log import configure_logging
 
-from .cli import github, hosts, policy
+from .cli import egress, github, hosts, policy
 from .settings import Settings, SettingsError, read_settings
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.add_typer(policy.app, name="policy")
 app.add_typer(github.app, name="github")
+app.add_typer(egress.app, name="egress")
 app.command()(hosts.hosts)
 app.command()(hosts.drain)
 app.command()(hosts.resume)

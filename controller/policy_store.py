@@ -110,6 +110,23 @@ class PolicyStore:
         with translated_errors():
             return [WorkflowJob.from_firestore(snapshot.to_dict() or {}) for snapshot in query.stream(**_PATIENCE)]
 
+    def read_jobs(self, key: str) -> list[WorkflowJob]:
+        """The job with a document id; none when there is no such job."""
+        with translated_errors():
+            snapshot = self._client.collection(workflow_job.COLLECTION).document(key).get()
+        return [WorkflowJob.from_firestore(snapshot.to_dict() or {})] if snapshot.exists else []
+
+    def list_jobs_of_run(self, org: str, run_id: int) -> list[WorkflowJob]:
+        """All jobs of a workflow run, in the order in which GitHub made them."""
+        query = (
+            self._client.collection(workflow_job.COLLECTION)
+            .where(filter=firestore.FieldFilter("org", "==", org))
+            .where(filter=firestore.FieldFilter("runId", "==", run_id))
+        )
+        with translated_errors():
+            jobs = [WorkflowJob.from_firestore(snapshot.to_dict() or {}) for snapshot in query.stream()]
+        return sorted(jobs, key=lambda job: job.job_id)
+
     def close(self) -> None:
         self._client.close()  # type: ignore[no-untyped-call]
 

@@ -71,6 +71,8 @@ class Proxy(_Section):
     """The proxy through which all traffic of the runners goes."""
 
     port: int = Field(3128, ge=1, le=65535)
+    github_hosts_file: Path | None = None
+    """GitHub's own hosts, as `runyard egress hosts --refresh --output FILE` writes them; a built-in list when absent"""
     log_file: Path | None = None
     """the canonical lines; standard output when absent"""
     log_format: Literal["logfmt", "json"] = "logfmt"

@@ -55,6 +55,23 @@ def encode_jit_config(runner: Runner, broker_url: str) -> str:
     return base64.b64encode(json.dumps(encoded).encode()).decode()
 
 
+def meta_json() -> dict[str, Any]:
+    """`GET /meta`, which names the hosts that runners need."""
+    return {
+        "verifiable_password_authentication": False,
+        "domains": {
+            "website": ["*.github.com", "*.githubusercontent.com"],
+            "packages": ["ghcr.io", "*.pkg.github.com"],
+            "storage": ["github-cloud.s3.amazonaws.com"],
+            "actions": ["*.actions.githubusercontent.com"],
+            "actions_inbound": {
+                "full_domains": ["github.com", "api.github.com", "codeload.github.com"],
+                "wildcard_domains": ["*.actions.githubusercontent.com"],
+            },
+        },
+    }
+
+
 def group_json(name: str, group_id: int, organization: str) -> dict[str, Any]:
     url = f"{API}/orgs/{organization}/actions/runner-groups/{group_id}"
     return {

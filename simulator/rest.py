@@ -20,6 +20,7 @@ from .payloads import (
     installation_token_json,
     job_json,
     jobs_json,
+    meta_json,
     repository_json,
     run_json,
     runner_json,
@@ -86,6 +87,7 @@ class RestApi:
             ),
             *SettingUp(self._github).routes(self._route),
             Route("/.well-known/openid-configuration", self.get_issuer, methods=["GET"]),
+            Route("/meta", self.get_meta, methods=["GET"]),
             Route("/.well-known/jwks", self.get_signing_keys, methods=["GET"]),
             Route("/_oidc/token/{run_id:int}", self.get_oidc_token, methods=["GET"]),
         ]
@@ -140,6 +142,9 @@ class RestApi:
             return await endpoint(request)
         headers = {"Content-Type": "application/json"} | fault.headers
         return Response(fault.body, fault.status, headers)
+
+    async def get_meta(self, _: Request) -> Response:
+        return JSONResponse(meta_json())
 
     async def generate_jitconfig(self, request: Request) -> Response:
         body = await _json_object(request)

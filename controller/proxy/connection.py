@@ -9,6 +9,7 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from functions.routing.globs import split_target
 
@@ -40,6 +41,8 @@ class ProxyConfig:
     """names with fixed addresses"""
     private_targets: frozenset[str] = frozenset()
     """`host:port` that may have private addresses"""
+    github_hosts_file: Path | None = None
+    """read again whenever it changes; the built-in list when there is none"""
     head_timeout_s: float = 10
     connect_timeout_s: float = 10
     idle_timeout_s: float = 900

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Host = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)+$")]
-_SECTIONS = ("actions_inbound", "packages")
-"""of the answer's `domains`: what runners call, and the package registries that belong to GitHub"""
+_SECTIONS = ("actions_inbound", "packages", "storage")
+"""of the answer's `domains`: what runners call, GitHub's package registries, and where it keeps what these hand out"""
 
 
 class GithubHosts(BaseModel):

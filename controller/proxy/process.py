@@ -45,6 +45,7 @@ def make_config(settings: Settings) -> ProxyConfig:
         port=proxy.port,
         hosts=proxy.hosts,
         private_targets=frozenset(proxy.private_targets),
+        github_hosts_file=proxy.github_hosts_file,
         head_timeout_s=proxy.head_timeout_s,
         connect_timeout_s=proxy.connect_timeout_s,
         idle_timeout_s=proxy.idle_timeout_s,

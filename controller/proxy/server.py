@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from ..attribution import AttributionTable
 from .access_log import FORMATS, Event, format_time
 from .connection import Connection, ProxyConfig, Shared
-from .github_hosts import BUILT_IN
+from .github_hosts import BUILT_IN, GithubHosts
 from .journal import Journal
 from .known_runner import HostRules, KnownRunner
 from .loop import Loop
@@ -27,6 +27,7 @@ _log = logging.getLogger("runyard.proxy")
 _TICK_S = 0.25
 _SWEEP_EVERY_S = 5.0
 """at least: a proxy that is killed knows less by so much of the tunnels that were open"""
+_LOOK_AT_FILE_EVERY_S = 10.0
 _FLUSH_DELAY_S = 0.02
 _ACCEPTS_IN_A_TURN = 64
 _OTHER_DESCRIPTORS = 256
@@ -43,6 +44,7 @@ class ProxyServer:
         self.loop = Loop()
         self._format = FORMATS[config.log_format](config.host_id)
         self._host_rules = HostRules(self._format, BUILT_IN.hosts, config.private_targets)
+        self._hosts_file_version = 0
         self._table = AttributionTable()
         self._runners: dict[str, KnownRunner] = {}
         """by name"""
@@ -66,6 +68,7 @@ class ProxyServer:
             in_handshake=set(),
             on_end=self._account,
         )
+        self._read_github_hosts()
         self.loop.watch(self._waker.descriptor, lambda _: self._on_wake())
         self._listener = self._listen()
         self.loop.watch(self._listener.fileno(), lambda _: self._accept())
@@ -100,6 +103,26 @@ class ProxyServer:
         gone = [name for name in self._usages if name not in names]
         for name in gone[:-_GONE_RUNNERS_KEPT]:
             self.forget_usage(name)
+
+    def _read_github_hosts(self) -> None:
+        """Takes up another list of GitHub's hosts. A file that is not usable changes nothing."""
+        path = self._config.github_hosts_file
+        if path is None:
+            return
+        self.loop.call_later(_LOOK_AT_FILE_EVERY_S, self._read_github_hosts)
+        try:
+            version = path.stat().st_mtime_ns
+            if version == self._hosts_file_version:
+                return
+            self._hosts_file_version = version
+            found = GithubHosts.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            _log.error("%s: GitHub's hosts stay those that were known: %s", path, error)
+            return
+        _log.info("%s: %d hosts of GitHub's as of %s", path, len(found.hosts), found.as_of)
+        self._host_rules = replace(self._host_rules, github_hosts=found.hosts)
+        for known in self._runners.values():
+            known.update(known.attribution, self._host_rules, self.loop)
 
     def usage_of(self, runner_name: str) -> Usage:
         """What a runner has used so far, open tunnels included."""

@@ -15,6 +15,7 @@ from openapi_schema_validator import OAS30Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
+from controller.proxy.github_hosts import hosts_of_meta
 from functions.github import listings, protocol
 from functions.github.listings import APP_HOOK, Hook
 from functions.github.protocol import Request, RunnerOrder, Scope
@@ -148,6 +149,12 @@ def test_the_simulated_answers_are_githubs(scope: Scope) -> None:
 def test_the_simulated_runner_groups_are_githubs() -> None:
     listed = {"total_count": 1, "runner_groups": [payloads.group_json("Default", 1, "acme")]}
     validate(answer_schema(protocol.list_runner_groups(ORG), 200), listed)
+
+
+def test_the_simulated_meta_is_githubs_and_names_the_hosts_that_runners_need() -> None:
+    schema = DESCRIPTION["paths"]["/meta"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    validate(schema, payloads.meta_json())
+    assert {"github.com", "ghcr.io"} <= set(hosts_of_meta(payloads.meta_json(), NOW.date()).hosts)
 
 
 def jobs() -> dict[str, tuple[World, Job]]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from controller.proxy import rules as proxy_rules
+from controller.proxy import server as proxy_server
 from functions.documents.workflow_job import RunnerEgress, RunnerEgressRule
 from functions.routing.policy import EgressMode
 from tests.integration.proxy_tools import (
@@ -18,6 +19,7 @@ from tests.integration.proxy_tools import (
     Origin,
     ThreadProxy,
     connect_to,
+    eventually,
     exchange,
     proxy_in_thread,
     read_all,
@@ -220,3 +222,25 @@ def read_for(sock: Any, seconds: float) -> int:
     while time.monotonic() < until:
         size += len(sock.recv(16 * 1024))
     return size
+
+
+def test_another_list_of_githubs_hosts_is_taken_up_while_the_proxy_runs_and_a_broken_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy_server, "_LOOK_AT_FILE_EVERY_S", 0.05)
+    path = tmp_path / "hosts.json"
+    path.write_text('{"as_of": "2026-11-01", "hosts": ["old.invalid"]}')
+    with proxy_in_thread(tmp_path, github_hosts_file=path) as proxy:
+        proxy.set_table(runner(egress=RunnerEgress(mode=EgressMode.ENFORCE)))
+
+        def status(name: str) -> int:
+            return proxy.ask(connect_to(f"{name}:443")).status
+
+        # A name that is allowed is looked up, in vain; another one is refused.
+        assert (status("old.invalid"), status("new.invalid")) == (502, 403)
+        path.write_text('{"as_of": "2026-12-01", "hosts": ["new.invalid"]}')
+        eventually(lambda: status("new.invalid") == 502, "the new list is in force")
+        assert status("old.invalid") == 403
+        path.write_text('{"as_of": "2026-12-02", "hosts": []}')
+        time.sleep(0.2)
+        assert status("new.invalid") == 502
