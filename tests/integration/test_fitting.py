@@ -269,17 +269,17 @@ def test_a_job_that_runs_in_another_image_may_connect_to_what_is_its_own_all_the
     host: Host, bridge: BridgePlan
 ) -> None:
     yard = Yard(host, bridge, on_error=OnError.OPEN)
-    own = profile(SMALL, egress_mode=EgressMode.ENFORCE)
+    own = profile(SMALL, egress=RunnerEgress(mode=EgressMode.ENFORCE))
     assert yard.fit(job(1, plan=runner_plan(profile=own, image="another:1"))).verdict is Verdict.KEPT
-    assert yard.runner.egress.is_enforced
+    assert yard.runner.egress.mode is EgressMode.ENFORCE
 
 
 def test_of_a_job_whose_profile_alone_is_known_the_connections_are_known_too(host: Host, bridge: BridgePlan) -> None:
     yard = Yard(host, bridge)
-    own = profile(SMALL, egress_mode=EgressMode.ENFORCE)
+    own = profile(SMALL, egress=RunnerEgress(mode=EgressMode.ENFORCE))
     fit = asyncio.run(Fitting(yard.runners, host.engine).fit_to_profile(yard.runner, own))
     assert fit.may_run
-    assert yard.runner.egress.is_enforced
+    assert yard.runner.egress.mode is EgressMode.ENFORCE
 
 
 def test_a_job_without_a_profile_keeps_what_there_is(host: Host, bridge: BridgePlan) -> None:
