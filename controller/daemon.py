@@ -44,6 +44,7 @@ _log = logging.getLogger("runyard.controller")
 _HEARTBEAT_S = LEASE.total_seconds() / 3
 _LEAVE_WITHIN_S = 60.0
 _THREADS = 32
+_MOST_AT_THE_GATE = 1000
 _SCRIPTS = Path(__file__).parent / "inside"
 
 
@@ -146,6 +147,7 @@ class Daemon:
             # Last of all: a job that waits at the gate goes on.
             gate.should_exit = True
             await gate_task
+            await self._background.finish(_LEAVE_WITHIN_S)
         finally:
             proxy.cancel()
             self._store.close()
@@ -296,6 +298,8 @@ def _make_gate(job_start: JobStart, port: int) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         lifespan="off",
+        # A job must not be able to take the controller's descriptors away from its neighbours.
+        limit_concurrency=_MOST_AT_THE_GATE,
     )
     server = uvicorn.Server(config)
     # Signals are the daemon's.

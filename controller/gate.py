@@ -3,6 +3,7 @@
 Only runner containers can reach it; who is asking is known by the addresses, so it needs no secret.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs
@@ -14,6 +15,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _LARGEST_BODY = 4096
+_BODY_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,13 @@ def make_gate(decide: Callable[[Question], Awaitable[Answer | None]]) -> Starlet
     """The gate as an ASGI application. `decide` returns None for whoever is not a runner."""
 
     async def job_started(request: Request) -> Response:
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _LARGEST_BODY:
-                return PlainTextResponse("the request is too large\n", 413)
+        try:
+            async with asyncio.timeout(_BODY_WITHIN_S):
+                body = await _read_body(request)
+        except TimeoutError:
+            return PlainTextResponse("the request did not come in time\n", 408)
+        if body is None:
+            return PlainTextResponse("the request is too large\n", 413)
         if request.client is None:
             return PlainTextResponse("you have no address\n", 403)
         fields = parse_qs(body.decode("ascii", "replace"))
@@ -66,6 +70,16 @@ def make_gate(decide: Callable[[Question], Awaitable[Answer | None]]) -> Starlet
         return PlainTextResponse(answer.text + "\n", 200 if answer.may_run else 409)
 
     return Starlette(routes=[Route("/job-started", job_started, methods=["POST"])])
+
+
+async def _read_body(request: Request) -> bytes | None:
+    """None for one that is too large."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LARGEST_BODY:
+            return None
+    return body
 
 
 def _number(fields: dict[str, list[str]], name: str) -> int | None:

@@ -93,10 +93,18 @@ class JobStart:
         # A hook whose connection broke asks again: both get the one answer.
         if runner.name not in self._under_way:
             self._runners.change(runner.name, has_asked=True)
-            task = asyncio.create_task(self._decide(runner, question))
+            task = asyncio.create_task(self._answer(runner, question))
             task.add_done_callback(lambda _: self._under_way.pop(runner.name, None))
             self._under_way[runner.name] = task
         return await asyncio.shield(self._under_way[runner.name])
+
+    async def _answer(self, runner: LocalRunner, question: Question) -> Answer:
+        try:
+            return await self._decide(runner, question)
+        except Exception as error:  # noqa: BLE001 - a fault of ours is a way of not being able to size the job
+            _log.exception("cannot decide about the job of %s", runner.name)
+            fit = unfit(read_limits(runner.pid), f"a fault in the controller: {error}", runner.sizing.on_error)
+            return Answer(fit.may_run, fit.reason)
 
     async def _decide(self, runner: LocalRunner, question: Question) -> Answer:
         started = time.monotonic()

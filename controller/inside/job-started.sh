@@ -14,7 +14,7 @@ ask_with_curl() {
 
 ask_with_nc() {
     printf 'POST /job-started HTTP/1.0\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %s\r\n\r\n%s' \
-        "${#body}" "$body" | nc "${RUNYARD_GATE%:*}" "${RUNYARD_GATE#*:}" | tr -d '\r' | {
+        "${#body}" "$body" | nc -w "$wait_s" "${RUNYARD_GATE%:*}" "${RUNYARD_GATE#*:}" | tr -d '\r' | {
         IFS=' ' read -r _ status _
         while IFS= read -r line && [ -n "$line" ]; do :; done
         cat

@@ -26,14 +26,6 @@ PRODUCTION: dict[str, Any] = {
     "notification_channels": ["projects/acme-ci/notificationChannels/1"],
     "certificate_authority": "-----BEGIN CERTIFICATE-----",
 }
-NOT_READ_YET = {
-    "GITHUB_WEBHOOK_URL",
-    "RECONCILE_AUDIENCE",
-    "RECONCILE_CALLER",
-    "RECONCILE_GRACE_S",
-    "RECONCILE_REQUESTS",
-}
-"""until `reconcile` is in main.py"""
 HOSTS = {"default": {"machine_type": "n2-standard-16", "hosts": 3}}
 
 
@@ -176,13 +168,13 @@ def test_the_functions_are_told_exactly_what_their_settings_read(small: Applied,
     of_others = {"FUNCTION_TARGET", "RECONCILE_ISSUER"}
     read = variables_read() - of_others
     assert read - told == set()
-    assert told - read - {"FUNCTION_USE_ASGI"} <= NOT_READ_YET
+    assert told - read == {"FUNCTION_USE_ASGI"}
 
 
 def test_each_function_is_deployed_under_a_target_of_main(production: Applied) -> None:
     functions = production.of_type("google_cloudfunctions2_function").values()
     deployed = {function["build_config"][0]["entry_point"] for function in functions if not function["event_trigger"]}
-    assert set(targets("http")) <= deployed <= {*targets("http"), "reconcile"}
+    assert deployed == set(targets("http"))
     triggered = {function["build_config"][0]["entry_point"] for function in functions if function["event_trigger"]}
     assert triggered == set(targets("cloud_event"))
 
