@@ -108,7 +108,9 @@ class RestApi:
                 response = error_response(error)
             # GitHub's documentation, "Best practices": a 304 does not count.
             limit.used += response.status_code != 304 and limit.remaining > 0
-            response.headers.update(limit.headers())
+            for name, value in limit.headers().items():
+                # A fault may say something else.
+                response.headers.setdefault(name, value)
             return response
 
         return Route(path, guarded, methods=[method])
