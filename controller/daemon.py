@@ -27,7 +27,7 @@ from .egress_watch import EgressWatch
 from .ending import Endings
 from .errors import EngineUnavailable
 from .firestore import ControllerStore
-from .firewall import Firewall
+from .firewall import Firewall, FirewallError
 from .fitting import Fitting
 from .gate import HalfOpenProtocol, make_gate
 from .idle import IdleRunners
@@ -43,6 +43,7 @@ from .sizing import Verdict
 _log = logging.getLogger("runyard.controller")
 _HEARTBEAT_S = LEASE.total_seconds() / 3
 _LEAVE_WITHIN_S = 60.0
+_LOOK_AT_RULES_EVERY_S = 10.0
 _THREADS = 32
 _MOST_AT_THE_GATE = 1000
 _SCRIPTS = Path(__file__).parent / "inside"
@@ -137,6 +138,7 @@ class Daemon:
                 self._endings.sweep(),
                 self._idle.watch(),
                 self._egress.watch(),
+                self._guard(),
             ]
             tasks = [asyncio.create_task(work) for work in loops]
             _log.info("host %s serves pool %s", self._settings.host_id, self._settings.pool)
@@ -195,6 +197,17 @@ class Daemon:
                 self._runners.change(
                     runner_name, profile=profile.name, egress=profile.egress, timeout_s=profile.timeout_s
                 )
+
+    async def _guard(self) -> None:
+        """Others change a machine's rules, too: what they have taken away from ours is put back."""
+        while True:
+            await asyncio.sleep(_LOOK_AT_RULES_EVERY_S)
+            try:
+                if gaps := await asyncio.to_thread(self._firewall.find_gaps):
+                    _log.error("firewall rules were not in their place: %s", "; ".join(gaps))
+                    await asyncio.to_thread(self._firewall.ensure)
+            except FirewallError as error:
+                _log.error("the firewall cannot be looked at: %s", error)
 
     async def _beat(self) -> None:
         """The heartbeat, and a look at the other hosts of the pool."""

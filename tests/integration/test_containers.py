@@ -279,18 +279,6 @@ def test_ipv6_is_off_on_the_bridge(host: Host, bridge: BridgePlan) -> None:
     assert not switch.exists() or switch.read_text().strip() == "1"
 
 
-def test_the_rules_stand_whatever_was_there_before_and_however_often(host: Host) -> None:
-    def rules() -> list[str]:
-        output = subprocess.run(["iptables", "-S"], capture_output=True, text=True, check=True).stdout
-        return output.splitlines()
-
-    before = rules()
-    host.firewall.ensure()
-    assert sorted(rules()) == sorted(before)
-    inputs = [rule for rule in rules() if rule.startswith("-A INPUT")]
-    assert inputs[0] == f"-A INPUT -i {PREFIX}+ -j {PREFIX.upper()}"
-
-
 def test_bridges_of_somebody_else_are_passed_over(host: Host, docker_api: docker.APIClient) -> None:
     """By name and by addresses, as the engine refuses them."""
     bridges = Bridges(host.engine, host.firewall, ipaddress.IPv4Network("10.214.16.0/24"), f"{PREFIX}x", 0)
