@@ -98,6 +98,7 @@ class Daemon:
             settings.host_id,
             _now,
         )
+        self._launcher.on_launched = self._endings.launched
         self._egress = EgressWatch(self._store, self._runners, self._publish, _now)
         self._idle = IdleRunners(self._store, self._engine, self._runners, self._background, settings.host_id, _now)
         self._job_start = JobStart(

@@ -59,6 +59,8 @@ class Endings:
         self._host_id = host_id
         self._now = now
         self._ending: set[str] = set()
+        self._died_early: set[str] = set()
+        """whose containers ended while they were being launched"""
         self._loop = asyncio.get_running_loop()
 
     def watch_events(self) -> None:
@@ -103,9 +105,16 @@ class Endings:
         with suppress(EngineUnavailable):
             await asyncio.to_thread(self._engine.stop, runner.container_id, _STOP_WAIT_S)
 
+    def launched(self, name: str) -> None:
+        """A container has been launched; it may have ended before anybody knew that it was there."""
+        if name in self._died_early:
+            self._died_early.discard(name)
+            self._begin(name)
+
     def _begin(self, name: str) -> None:
         runner = self._runners.get(name)
-        # A container that ends while it is being launched is seen by the next sweep.
+        if runner is not None and not runner.container_id:
+            self._died_early.add(name)
         if runner is not None and runner.container_id and name not in self._ending:
             self._ending.add(name)
             self._background.spawn(self._end(runner))

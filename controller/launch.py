@@ -55,6 +55,8 @@ class Launcher:
         self._starts = asyncio.Semaphore(starts_at_once)
         self._now = now
         self.health = Health()
+        self.on_launched: Callable[[str], None] = lambda _: None
+        """is told the name of each runner that has been launched"""
         self.is_stopping = False
         """what has not begun is handed back instead of started"""
 
@@ -104,6 +106,7 @@ class Launcher:
         )
         status = move_runner(RunnerState.SCHEDULING, RunnerEvent.START)
         self._background.persist(lambda: self._store.update_runner(name, {"status": status, "launchedAt": launched_at}))
+        self.on_launched(name)
 
     async def _hand_back(self, runner: PendingRunner) -> None:
         """Another host may have what this one has not begun."""
