@@ -71,9 +71,11 @@ resource "google_secret_manager_secret_iam_member" "this" {
   member    = google_service_account.this[each.value.account].member
 }
 
-# GitHub and workflows sign what they send; the functions check that themselves.
+# GitHub and workflows sign what they send, and the scheduler its token; the functions check that themselves. Where only
+# some may start a function, Cloud Run takes the signature off their tokens. reconcile is not to be reached from outside
+# all the same: see its ingress.
 resource "google_cloud_run_v2_service_iam_member" "everybody" {
-  for_each = local.has_secrets ? toset(["webhook", "route"]) : toset([])
+  for_each = local.has_secrets ? toset(["webhook", "route", "reconcile"]) : toset([])
 
   project  = var.project_id
   location = var.region
@@ -82,9 +84,9 @@ resource "google_cloud_run_v2_service_iam_member" "everybody" {
   member   = "allUsers"
 }
 
-# Who starts the functions that nobody from outside may start.
+# Who starts the function that nobody else may start.
 resource "google_cloud_run_v2_service_iam_member" "starters" {
-  for_each = local.has_secrets ? { reconcile = "scheduler", commands = "trigger" } : {}
+  for_each = local.has_secrets ? { commands = "trigger" } : {}
 
   project  = var.project_id
   location = var.region

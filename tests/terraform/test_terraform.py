@@ -329,7 +329,7 @@ def test_everybody_may_do_what_they_must_and_nothing_else(production: Applied) -
     key = ("roles/secretmanager.secretAccessor", "runyard-github-app-key")
     secret = ("roles/secretmanager.secretAccessor", "runyard-webhook-secret")
     expected = {
-        "allUsers": {("roles/run.invoker", "runyard-webhook"), ("roles/run.invoker", "runyard-route")},
+        "allUsers": {("roles/run.invoker", f"runyard-{name}") for name in ("webhook", "route", "reconcile")},
         "runyard-webhook/member": {documents, key, secret},
         "runyard-route/member": {documents, key},
         "runyard-commands/member": {documents, key},
@@ -338,7 +338,6 @@ def test_everybody_may_do_what_they_must_and_nothing_else(production: Applied) -
             ("roles/run.invoker", "runyard-commands"),
         },
         "runyard-reconcile/member": {documents, key, ("roles/bigquery.dataEditor", "jobs")},
-        "runyard-scheduler/member": {("roles/run.invoker", "runyard-reconcile")},
         "runyard-build/member": {
             ("roles/logging.logWriter", "project"),
             ("roles/storage.objectViewer", "project if"),
