@@ -36,6 +36,7 @@ from .job_start import JobStart
 from .launch import Launcher
 from .pending import PendingRunners
 from .proxy_client import ProxyClient
+from .runner_log import read_progress
 from .runners import LocalRunner, Runners, RunningJob
 from .settings import Settings, capacity_of
 from .sizing import Verdict
@@ -45,6 +46,7 @@ _HEARTBEAT_S = LEASE.total_seconds() / 3
 _LEAVE_WITHIN_S = 60.0
 _LOOK_AT_RULES_EVERY_S = 10.0
 _THREADS = 32
+_LOG_LINES = 200
 _MOST_AT_THE_GATE = 1000
 _SCRIPTS = Path(__file__).parent / "inside"
 
@@ -171,6 +173,7 @@ class Daemon:
                 LocalRunner.of_container(adopted, size, bridge, state.container_id, state.pid, state.started_at)
             )
             await self._adopt_job(adopted.runner_name)
+            await self._take_up(adopted.runner_name)
         existing = await asyncio.to_thread(self._engine.list_bridges)
         for slot in existing:
             await asyncio.to_thread(self._firewall.switch_off_ipv6, self._bridges.plan(slot).interface)
@@ -198,6 +201,15 @@ class Daemon:
                 self._runners.change(
                     runner_name, profile=profile.name, egress=profile.egress, timeout_s=profile.timeout_s
                 )
+
+    async def _take_up(self, runner_name: str) -> None:
+        """A job that has begun, and whose webhook has not come yet, is learnt of when it comes."""
+        runner = self._runners.get(runner_name)
+        if runner is None or runner.job is not None:
+            return
+        log = await asyncio.to_thread(self._engine.read_log, runner.container_id, _LOG_LINES)
+        if read_progress(log).job_name is not None:
+            self._job_start.take_up(runner_name)
 
     async def _guard(self) -> None:
         """Others change a machine's rules, too: what they have taken away from ours is put back."""

@@ -144,11 +144,14 @@ class JobStart:
     async def _let_go(self, runner: LocalRunner, job: WorkflowJob, known: _Known, progress: RunnerProgress) -> None:
         """From here on the runner is this job's: connections, limits of time, receipt."""
         if known.fit.may_run:
-            timeout_s = job.plan.profile.timeout_s if job.plan is not None else None
-            running = RunningJob(job.key, job.name)
-            self._runners.change(runner.name, job=running, job_started_at=self._now(), timeout_s=timeout_s)
-            await self._tell_proxy(runner.name)
+            await self._give_to(runner, job)
         self._write(runner, job, known.receipt(runner.made_for_profile), progress)
+
+    async def _give_to(self, runner: LocalRunner, job: WorkflowJob) -> None:
+        timeout_s = job.plan.profile.timeout_s if job.plan is not None else None
+        running = RunningJob(job.key, job.name)
+        self._runners.change(runner.name, job=running, job_started_at=self._now(), timeout_s=timeout_s)
+        await self._tell_proxy(runner.name)
 
     async def _tell_proxy(self, runner_name: str) -> None:
         """A proxy that is just being restarted fails no job: it gets its table when it is back."""
@@ -182,7 +185,11 @@ class JobStart:
         }
         self._background.persist(lambda: self._store.merge_job(job_key, mistaken, JobState.QUEUED))
 
-    async def _learn_late(self, runner_name: str, known: _Known, progress: RunnerProgress) -> None:
+    def take_up(self, runner_name: str) -> None:
+        """A runner that a controller before this one has let go, with a job of which the webhook is still to come."""
+        self._background.watch(self._learn_late(runner_name, None, RunnerProgress()))
+
+    async def _learn_late(self, runner_name: str, known: _Known | None, progress: RunnerProgress) -> None:
         for pause_s in _LEARN_LATE_AFTER_S:
             await asyncio.sleep(pause_s)
             runner = self._runners.get(runner_name)
@@ -191,7 +198,10 @@ class JobStart:
             job = await self._finder.ask_webhook(runner_name)
             if job is not None:
                 self._connect_as(runner, job)
-                await self._let_go(runner, job, known, progress)
+                if known is None:
+                    await self._give_to(runner, job)
+                else:
+                    await self._let_go(runner, job, known, progress)
                 return
 
     def _connect_as(self, runner: LocalRunner, job: WorkflowJob) -> None:

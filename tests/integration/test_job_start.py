@@ -33,9 +33,9 @@ class Site:
     """A runner that has printed a job's name, and the documents that there are."""
 
     def __init__(self, host: Host, bridge: BridgePlan, project: str, printed: str, **rules: Any):
-        self._host = host
+        self.engine = host.engine
         self._documents = firestore.Client(project=project).collection(workflow_job.COLLECTION)
-        self._project = project
+        self.project = project
         claimed = host.runner(sizing=SizingRules(**rules))
         script = f"echo '2026-11-23 12:00:00Z: Listening for Jobs'; echo '2026-11-23 12:00:01Z: Running job: {printed}'"
         self.state = host.start(f"{script}; sleep 60", bridge, claimed)
@@ -73,11 +73,11 @@ class Site:
         """Asks the gate as the hook does, then lets `check` look on while the job runs."""
 
         async def ask() -> Answer:
-            store, background = ControllerStore(self._project, "(default)"), Background()
+            store, background = ControllerStore(self.project, "(default)"), Background()
             gate = JobStart(
                 self.runners,
-                JobFinder(self._host.engine, store),
-                Fitting(self.runners, self._host.engine),
+                JobFinder(self.engine, store),
+                Fitting(self.runners, self.engine),
                 store,
                 background,
                 self._publish,
@@ -268,6 +268,30 @@ def test_a_proxy_that_is_just_being_restarted_fails_no_job(site: Make) -> None:
     assert here.run(nothing_more).may_run
     assert here.published == 1
     assert here.receipt(1) is not None
+
+
+def test_a_job_that_began_under_another_controller_is_learnt_of_when_its_webhook_comes(
+    site: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_start, "_LEARN_LATE_AFTER_S", (0.2, 0.2, 0.2, 0.2, 0.2))
+    here = site()
+    here.put(a_job(1))
+
+    async def take_up() -> None:
+        store, background = ControllerStore(here.project, "(default)"), Background()
+        finder, fitting = JobFinder(here.engine, store), Fitting(here.runners, here.engine)
+        gate = JobStart(here.runners, finder, fitting, store, background, here._publish, 1, lambda: NOW)
+        gate.take_up(here.name)
+        await asyncio.sleep(0.3)
+        here.put(a_job(1, runner=RunnerRef(name=here.name, id=5)))
+        await eventually(lambda: here.runner.job)(here)
+        await background.finish(5)
+        store.close()
+
+    asyncio.run(take_up())
+    assert here.runner.job is not None
+    assert here.runner.job.key == "acme_1_1"
+    assert here.receipt(1) is None, "the controller that let it go has written it"
 
 
 def test_whoever_is_not_a_runner_gets_no_answer(site: Make) -> None:
