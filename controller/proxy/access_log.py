@@ -36,6 +36,8 @@ class Event(NamedTuple):
     """for a refusal, or for an end before its time"""
     ruling: Ruling | None
     """what the profile's rules say of the target, whether they are enforced or not"""
+    server_name: str
+    """that a TLS client has asked for: its own text"""
     bytes_up: int
     """payload towards the target"""
     bytes_down: int
@@ -64,13 +66,13 @@ class Logfmt:
         return Subject(*(_in_logfmt(fields) for fields in _fields_of(who, source_ip, self._host_id)))
 
     def line(self, event: Event) -> str:
-        time, kind, decision, who, target, reason, ruling, bytes_up, bytes_down, duration_ms = event
+        time, kind, decision, who, target, reason, ruling, sni, bytes_up, bytes_down, duration_ms = event
         reason = quote(reason) if reason else _NOTHING
         rule, policy = (ruling.rule, ruling.policy) if ruling is not None else (_NOTHING, _NOTHING)
         return (
             f"{time} {kind} {decision} {who.names} target={target or _NOTHING} {who.address} decision={decision} "
-            f"reason={reason} rule={rule} policy={policy} bytes_up={bytes_up} bytes_down={bytes_down} "
-            f"duration_ms={duration_ms}"
+            f"reason={reason} rule={rule} policy={policy} sni={quote(sni) if sni else _NOTHING} "
+            f"bytes_up={bytes_up} bytes_down={bytes_down} duration_ms={duration_ms}"
         )
 
 
@@ -84,12 +86,13 @@ class JsonLines:
         return Subject(*(json.dumps(fields)[1:-1] for fields in _fields_of(who, source_ip, self._host_id)))
 
     def line(self, event: Event) -> str:
-        time, kind, decision, who, target, reason, ruling, bytes_up, bytes_down, duration_ms = event
+        time, kind, decision, who, target, reason, ruling, sni, bytes_up, bytes_down, duration_ms = event
         rule, policy = (ruling.rule, ruling.policy) if ruling is not None else ("", "")
         return (
             f'{{"time": "{time}", "kind": "{kind}", {who.names}, "target": {json.dumps(target)}, {who.address}, '
             f'"decision": "{decision}", "reason": {json.dumps(reason)}, "rule": "{rule}", "policy": "{policy}", '
-            f'"bytes_up": {bytes_up}, "bytes_down": {bytes_down}, "duration_ms": {duration_ms}}}'
+            f'"sni": {json.dumps(sni)}, "bytes_up": {bytes_up}, "bytes_down": {bytes_down}, '
+            f'"duration_ms": {duration_ms}}}'
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from functions.routing.globs import split_target
 
+from .client_hello import read_first_words
 from .head import BadHead, Head, parse_head
 from .known_runner import KnownRunner
 from .loop import BROKEN, READ, READ_WRITE, Loop
@@ -92,6 +93,7 @@ class Connection:
         "reason",
         "ruling",
         "runner",
+        "server_name",
         "started",
         "target",
     )
@@ -126,6 +128,8 @@ class Connection:
         """so far"""
         self.reason = ""
         """for a refusal"""
+        self.server_name = ""
+        """that a TLS client has asked for"""
         self.ruling: Ruling | None = None
         """what the profile's rules say of the target"""
         self.has_ended = False
@@ -278,16 +282,49 @@ class Connection:
             self._begin_tunnel(head, upstream, may_read=bool(event & select.EPOLLIN))
 
     def _begin_tunnel(self, head: Head, upstream: socket.socket, may_read: bool) -> None:
-        shared = self._shared
-        payload = self._buffer[: head.body_size]
-        left = None if head.body_size is None else head.body_size - len(payload)
-        up = ((head.origin_head or b"") + payload, len(payload))
-        answer = _ESTABLISHED if head.is_connect else b""
-        self._head, self._buffer, self.decision = None, b"", "tunnel"
+        shared, runner = self._shared, self.runner
+        payload, self._buffer = self._buffer[: head.body_size], b""
+        inspect, left = None, None
+        if head.is_connect:
+            answer, inspect = _ESTABLISHED, self._inspect
+            first = inspect(payload) if payload else None
+            if first is not None:
+                inspect = None
+            if self._is_closing or self.has_ended:
+                return
+            up = (first or b"", len(first or b""))
+        else:
+            answer, up = b"", ((head.origin_head or b"") + payload, len(payload))
+            left = None if head.body_size is None else head.body_size - len(payload)
+        self._head, self.decision = None, "tunnel"
         shared.in_handshake.discard(self)
-        bandwidth = self.runner.bandwidth if self.runner is not None else None
-        self._tunnel = Tunnel(self._client, upstream, shared.loop, shared.pipes, up, left, answer, bandwidth, self.end)
+        bandwidth = runner.bandwidth if runner is not None else None
+        self._tunnel = Tunnel(
+            self._client, upstream, shared.loop, shared.pipes, up, left, answer, bandwidth, inspect, self.end
+        )
         self._tunnel.start(may_read)
+
+    def _inspect(self, data: bytes) -> bytes | None:
+        """Looks at what the client says first: a TLS client must ask for the name that the rules have judged."""
+        self._buffer += data
+        words = read_first_words(self._buffer)
+        if words is None and data:
+            return None
+        first, self._buffer = self._buffer, b""
+        if words is not None and self.runner is not None:
+            self.server_name = words.server_name
+            ruling = self.runner.rules.judge_server_name(self._host_and_port[0], words.server_name)
+            if ruling is not None:
+                self.ruling = ruling
+                if ruling.refusal and self._tunnel is None:
+                    self._drop_upstream()
+                    self.refuse(403, ruling.refusal)
+                    return None
+                if ruling.refusal:
+                    self.decision, self.reason = "refused", ruling.refusal
+                    self.end(self.reason)
+                    return None
+        return first
 
     # The end
 

@@ -8,6 +8,7 @@ edge-triggered: a flow is pumped until its source is empty or its target is full
 import fcntl
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 
@@ -85,6 +86,10 @@ class PipePool:
             self.discard(self._free.pop())
 
 
+Inspector = Callable[[bytes], bytes | None]
+"""Is called with what has come, no bytes at its end; returns all of it once that may be passed on, None until then."""
+
+
 class Flow:
     """One direction of a tunnel.
 
@@ -96,12 +101,14 @@ class Flow:
         counted: how much of that is payload.
         left: bytes of the source that are still to be passed on, what follows them is thrown away; None: all.
         bucket: what limits its speed; None: nothing.
+        inspect: gets what comes first, until it says that it has seen enough; None: nobody looks.
     """
 
     __slots__ = (
         "_bucket",
         "_has_passed_end_on",
         "_in_pipe",
+        "_inspect",
         "_left",
         "_pending",
         "_pipe",
@@ -123,6 +130,7 @@ class Flow:
         counted: int,
         left: int | None = None,
         bucket: Bucket | None = None,
+        inspect: Inspector | None = None,
     ):
         self._source = source
         self._target = target
@@ -133,6 +141,7 @@ class Flow:
         self._in_pipe = 0
         self._left = left
         self._bucket = bucket
+        self._inspect = inspect
         self._has_passed_end_on = False
         self.bytes = counted
         """of payload so far"""
@@ -208,6 +217,8 @@ class Flow:
         except BlockingIOError:
             return Pumped.IDLE
         size = len(data)
+        if self._inspect is not None:
+            return self._pass_inspection(self._inspect, data)
         if not size:
             self._stage = _DONE
             return Pumped.DONE
@@ -227,6 +238,18 @@ class Flow:
             return Pumped.BLOCKED
         # A short read has emptied the socket; but with its end behind it, no further event would tell of that.
         return Pumped.MORE if size == wanted or self.is_ending else Pumped.IDLE
+
+    def _pass_inspection(self, inspect: Inspector, data: bytes) -> Pumped:
+        """What comes first is held back until it has been seen: nobody gets it who should not."""
+        passed = inspect(data)
+        if passed is None:
+            # As after any short read: with the end behind it, no further event would tell of that.
+            return Pumped.MORE if self.is_ending and data else Pumped.IDLE
+        self._inspect = None
+        self._count(len(passed))
+        self._pending, self._stage = passed, _FLUSH if passed else _COPY
+        # What has been read need not be all; and if it was the end, that is found once more.
+        return Pumped.MORE
 
     def _count(self, size: int) -> None:
         self.bytes += size

@@ -3,7 +3,8 @@
 1. GitHub's own hosts, on port 443, and the host's `private_targets` are always allowed.
 2. Of a profile's rules the first one that fits decides.
 3. What none fits is allowed by none: `enforce` refuses it, `audit` and `learn` let it pass and say so in the log.
-4. Whatever the rules say: the addresses that the name stands for must be of the public internet.
+4. A TLS client must ask for the name that the proxy was asked for; `audit` and `learn` only say so.
+5. Whatever the rules say: the addresses that the name stands for must be of the public internet.
 """
 
 import ipaddress
@@ -127,6 +128,16 @@ class EgressRules:
         self.judge = lru_cache(_ANSWERS_KEPT)(self._judge)
         """the ruling on a host (lower case, IPv6 without brackets) and a port"""
 
+    def judge_server_name(self, host: str, server_name: str) -> Ruling | None:
+        """The ruling on a TLS client that asks for another name than the proxy was asked for; None when it does not.
+
+        One address serves many names: a client could be let through to one of them, and speak to another.
+        """
+        if not server_name or server_name.removesuffix(".") == host.removesuffix(".") or _is_address(host):
+            return None
+        refusal = f"TLS asks for {server_name}, but the proxy was asked for {host}"
+        return Ruling(False, "server-name", refusal if self.is_enforced else "")
+
     def _judge(self, host: str, port: int) -> Ruling:
         # A final dot makes no other name of it.
         host = host.removesuffix(".")
@@ -136,6 +147,14 @@ class EgressRules:
                 return Ruling(is_allowed, name, refusal if self.is_enforced else "")
         refusal = f"{host}:{port} is not allowed by profile {self._profile}: no rule of its egress lists it"
         return Ruling(False, "none", refusal if self.is_enforced else "")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _fits(glob: str, host: str) -> bool:

@@ -228,6 +228,7 @@ class ProxyServer:
                     connection.target,
                     reason,
                     connection.ruling,
+                    connection.server_name,
                     connection.bytes_up,
                     connection.bytes_down,
                     round((self.loop.now - connection.started) * 1000),

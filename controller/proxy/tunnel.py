@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from .bandwidth import Bandwidth
 from .loop import BROKEN, ENDING, READ_WRITE, Loop
-from .relay import Flow, PipePool, Pumped
+from .relay import Flow, Inspector, PipePool, Pumped
 
 _MORE_THAN_INPUT = ENDING | select.EPOLLOUT
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -27,6 +27,7 @@ class Tunnel:
         left: payload that is still to come from the client; None: all that comes.
         answer: what the client gets first.
         bandwidth: what limits the runner's speed; None: nothing.
+        inspect: sees what the client sends first, and may end all.
         on_end: told once, with the reason when it did not end by itself.
     """
 
@@ -42,6 +43,7 @@ class Tunnel:
         left: int | None,
         answer: bytes,
         bandwidth: Bandwidth | None,
+        inspect: Inspector | None,
         on_end: Callable[[str], None],
     ):
         self._client = client
@@ -51,7 +53,7 @@ class Tunnel:
         self._client_wants_write = False
         self._bandwidth = bandwidth
         bucket = bandwidth.bucket if bandwidth is not None else None
-        self.up = Flow(client, upstream, pipes, *up, left, bucket)
+        self.up = Flow(client, upstream, pipes, *up, left, bucket, inspect)
         self.down = Flow(upstream, client, pipes, answer, 0, None, bucket)
         loop.replace(client.fileno(), self._on_client)
         loop.replace(upstream.fileno(), self._on_upstream)
@@ -120,11 +122,13 @@ class Tunnel:
     def _settle(self, pumped: Pumped = Pumped.IDLE) -> None:
         """After bytes have been moved, as far as this: what next?"""
         up, down = self.up, self.down
+        if self._on_end is None:
+            # It was ended by what came out of it.
+            return
         # Without the client all is over. Without the origin, the client still gets what has come.
         if down.broken or (up.is_done and down.is_done):
-            if self._on_end is not None:
-                broken = down.broken or up.broken
-                self._on_end(broken and f"broken: {broken}")
+            broken = down.broken or up.broken
+            self._on_end(broken and f"broken: {broken}")
         elif pumped is Pumped.MORE:
             self._loop.give_turn(self._pump)
         elif pumped is Pumped.SLOWED and self._bandwidth is not None:

@@ -71,6 +71,7 @@ def test_a_connection_is_one_line_with_who_where_how_much_and_how_long(proxy: Th
         "reason": "",
         "rule": "private_targets",
         "policy": "allowed",
+        "sni": "",
         "bytes_up": "10",
         "bytes_down": "9",
     }

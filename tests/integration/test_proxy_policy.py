@@ -1,6 +1,8 @@
 """What a profile's rules do to connections: refused, recorded, slowed down, cut when the rules change."""
 
 import ipaddress
+import socket
+import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -244,3 +246,112 @@ def test_another_list_of_githubs_hosts_is_taken_up_while_the_proxy_runs_and_a_br
         path.write_text('{"as_of": "2026-12-02", "hosts": []}')
         time.sleep(0.2)
         assert status("new.invalid") == 502
+
+
+# The name that TLS asks for
+
+
+def first_words(name: str) -> bytes:
+    """What a TLS client sends first."""
+    outgoing = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 500])
+@pytest.mark.parametrize("with_head", [True, False], ids=["with the head", "after the answer"])
+def test_a_tls_client_that_asks_for_the_name_it_named_is_let_through_with_every_byte(
+    proxy: ThreadProxy, origin: Origin, pieces: int, *, with_head: bool
+) -> None:
+    proxy.set_table(runner(egress=egress()))
+    hello = first_words("GOOD.test")
+    client = proxy.connect()
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    size = len(hello) // pieces + 1
+    parts = [hello[at : at + size] for at in range(0, len(hello), size)]
+    client.sendall(named("good.test", origin) + (parts.pop(0) if with_head else b""))
+    assert read_head(client) == ESTABLISHED
+    for part in parts:
+        client.sendall(part)
+    server = origin.accept()
+    assert read_exactly(server, len(hello)) == hello
+    server.sendall(b"and back")
+    assert read_exactly(client, 8) == b"and back"
+    client.sendall(b"more" * 100_000)
+    assert read_exactly(server, 400_000) == b"more" * 100_000
+    reset(client)
+    line = proxy.lines(1)[0]
+    assert (line["sni"], line["policy"], line["bytes_up"]) == ("good.test", "allowed", str(len(hello) + 400_000))
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_enforce_cuts_a_tls_client_that_asks_for_another_name_before_the_target_hears_of_it(
+    proxy: ThreadProxy, origin: Origin, pieces: int
+) -> None:
+    proxy.set_table(runner(egress=egress()))
+    client = proxy.connect()
+    client.sendall(named("good.test", origin))
+    assert read_head(client) == ESTABLISHED
+    server, hello = origin.accept(), first_words("bad.test")
+    size = len(hello) // pieces + 1
+    for at in range(0, len(hello), size):
+        client.sendall(hello[at : at + size])
+    for sock in (client, server):
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+    line = proxy.lines(1)[0]
+    assert (line["decision"], line["rule"], line["policy"]) == ("refused", "server-name", "refused")
+    assert line["reason"] == "TLS asks for bad.test, but the proxy was asked for good.test"
+    assert (line["sni"], line["bytes_up"]) == ("bad.test", "0")
+    assert proxy.usage_of()["refused"] == 1
+
+
+def test_a_tls_client_that_does_not_wait_for_the_answer_is_told_in_words(proxy: ThreadProxy, origin: Origin) -> None:
+    proxy.set_table(runner(egress=egress()))
+    reply = proxy.ask(named("good.test", origin) + first_words("bad.test"))
+    assert reply.status == 403
+    assert reply.text == "runyard proxy: TLS asks for bad.test, but the proxy was asked for good.test\n"
+    line = proxy.lines(1)[0]
+    assert (line["decision"], line["rule"], line["sni"]) == ("refused", "server-name", "bad.test")
+
+
+def test_audit_only_says_that_tls_asks_for_another_name(proxy: ThreadProxy, origin: Origin) -> None:
+    proxy.set_table(runner(egress=egress(EgressMode.AUDIT)))
+    client = proxy.connect()
+    client.sendall(named("good.test", origin) + first_words("bad.test"))
+    assert read_head(client) == ESTABLISHED
+    server = origin.accept()
+    assert server.recv(3)
+    reset(client)
+    line = proxy.lines(1)[0]
+    assert (line["decision"], line["rule"], line["policy"], line["sni"]) == (
+        "tunnel",
+        "server-name",
+        "refused",
+        "bad.test",
+    )
+
+
+@pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n", b"\x16", b"\x16\x03\x01\x02"], ids=["SSH", "a byte", "a part"])
+def test_what_is_no_whole_hello_is_passed_on_at_the_clients_end(
+    proxy: ThreadProxy, origin: Origin, data: bytes
+) -> None:
+    client = proxy.connect()
+    client.sendall(named("good.test", origin))
+    assert read_head(client) == ESTABLISHED
+    send_whole(client, data)
+    server = origin.accept()
+    assert read_all(server) == data
+    send_whole(server, b"bye")
+    assert read_all(client) == b"bye"
+
+
+def test_a_server_that_speaks_first_is_not_kept_waiting(proxy: ThreadProxy, origin: Origin) -> None:
+    client = proxy.connect()
+    client.sendall(named("good.test", origin))
+    assert read_head(client) == ESTABLISHED
+    server = origin.accept()
+    server.sendall(b"220 welcome")
+    assert read_exactly(client, 11) == b"220 welcome"

@@ -50,9 +50,10 @@ def event_of(
     target: str = "api.github.com:443",
     ruling: Ruling | None = GITHUB,
     reason: str = "",
+    sni: str = "",
 ) -> Event:
     subject = form.describe(who and who.model_copy(update={"job_name": job_name}), "10.213.0.2")
-    return Event(NOON, "CONNECT", decision, subject, target, reason, ruling, 100, 2000, 31)
+    return Event(NOON, "CONNECT", decision, subject, target, reason, ruling, sni, 100, 2000, 31)
 
 
 def line_of(who: Attribution | None = WHO, **fields: Any) -> str:
@@ -69,7 +70,7 @@ def test_the_line_has_fixed_keys_in_a_fixed_order() -> None:
     assert line_of() == (
         "2026-11-18T12:00:00.500000Z CONNECT tunnel runner_name=ry-1 profile=small job_name=build "
         "target=api.github.com:443 source_ip=10.213.0.2 job_id=acme_1_2 has_job=yes host=host-1 decision=tunnel "
-        'reason="" rule=github policy=allowed bytes_up=100 bytes_down=2000 duration_ms=31'
+        'reason="" rule=github policy=allowed sni="" bytes_up=100 bytes_down=2000 duration_ms=31'
     )
 
 
@@ -112,7 +113,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("field", ["job_name", "reason"])
+@pytest.mark.parametrize("field", ["job_name", "reason", "sni"])
 def test_the_line_stays_one_line_and_says_what_it_was_given(field: str, text: str) -> None:
     line = line_of(WHO, **{field: text})
     assert line.isprintable()
@@ -145,7 +146,7 @@ def test_a_json_line_has_the_same_fields_in_the_same_order_and_numbers_are_numbe
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("field", ["job_name", "reason"])
+@pytest.mark.parametrize("field", ["job_name", "reason", "sni"])
 def test_a_json_line_stays_one_line_and_says_what_it_was_given(field: str, text: str) -> None:
     line = json_of(WHO, **{field: text})
     assert line.isprintable()

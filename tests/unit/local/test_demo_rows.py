@@ -195,7 +195,7 @@ WHO = Attribution(
 def line_of(who: Attribution | None, decision: str, reason: str) -> str:
     form = Logfmt("host-1")
     subject = form.describe(who, "10.213.0.2")
-    event = Event(format_time(0), "CONNECT", decision, subject, "github.test:443", reason, None, 1, 2, 3)
+    event = Event(format_time(0), "CONNECT", decision, subject, "github.test:443", reason, None, "", 1, 2, 3)
     return form.line(event) + "\n"
 
 
