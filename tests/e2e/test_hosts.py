@@ -21,6 +21,7 @@ def test_a_drained_host_takes_nothing_new_until_it_is_resumed(yard: Yard) -> Non
     yard.wait("the host heeds it", lambda: "draining" in runyard(yard, "hosts").stdout, 20)
     yard.wait("the host says so", lambda: "runyard resume" in runyard(yard, "hosts").stdout, 25)
     yard.dispatch("during")
+    yard.wait("it is decided about", lambda: "during" in yard.jobs())
     yard.wait_for_jobs(["before"])
     assert yard.jobs()["before"].conclusion == "success"
     assert yard.github_jobs()["during"]["status"] == "queued"
