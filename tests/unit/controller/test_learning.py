@@ -24,16 +24,16 @@ def test_what_several_jobs_reached_is_one_list_without_githubs_own_hosts() -> No
         [
             ran(
                 1,
-                target("pypi.org:443"),
+                target("packages.example.com:443"),
                 target("github.com:443"),
                 target("x.actions.test:443"),
                 target("github.com:22"),
             ),
-            ran(2, target("files.pythonhosted.org:443"), target("pypi.org:443"), target("[2001:db8::1]:443")),
+            ran(2, target("files.example.com:443"), target("packages.example.com:443"), target("[2001:db8::1]:443")),
         ],
         GITHUB,
     )
-    assert learned.allow == ("[2001:db8::1]:443", "files.pythonhosted.org:443", "github.com:22", "pypi.org:443")
+    assert learned.allow == ("[2001:db8::1]:443", "files.example.com:443", "github.com:22", "packages.example.com:443")
     assert learned.jobs == ("acme_1_1", "acme_1_2")
 
 
