@@ -24,14 +24,14 @@ def runyard(*arguments: object) -> Result:
 def jobs(project: str) -> str:
     """Three jobs of a run: two that have ended, and one that has not."""
     client = firestore.Client(project=project)
-    pypi = TargetSummary(target="pypi.org:443", connections=2, bytes_up=100, bytes_down=3 << 20)
+    packages = TargetSummary(target="packages.example.com:443", connections=2, bytes_up=100, bytes_down=3 << 20)
     refused = TargetSummary(target="10.0.0.1:80", connections=1, refused=1, unlisted=1)
     github = TargetSummary(target="github.com:443", connections=1)
     summaries: dict[int, EgressSummary | None] = {
         1: EgressSummary(
-            connections=3, refused=1, unlisted=1, bytes_up=100, bytes_down=3 << 20, targets=(pypi, refused)
+            connections=3, refused=1, unlisted=1, bytes_up=100, bytes_down=3 << 20, targets=(packages, refused)
         ),
-        2: EgressSummary(connections=4, targets=(github, pypi), connections_to_others=2),
+        2: EgressSummary(connections=4, targets=(github, packages), connections_to_others=2),
         3: None,
     }
     for number, summary in summaries.items():
@@ -45,8 +45,15 @@ def test_a_jobs_connections_are_shown_with_their_sums(jobs: str) -> None:
     result = runyard("acme_1_1", "--project", jobs)
     assert result.exit_code == 0, result.output
     assert "build (1) (acme_1_1)" in result.stdout
-    row = next(line for line in result.stdout.splitlines() if "pypi.org:443" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["pypi.org:443", "2", "0", "0", "100", "3m"]
+    row = next(line for line in result.stdout.splitlines() if "packages.example.com:443" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "packages.example.com:443",
+        "2",
+        "0",
+        "0",
+        "100",
+        "3m",
+    ]
     assert "3 connections, 1 refused, 1 not in the rules; 100 up, 3m down" in result.stdout
 
 
@@ -54,14 +61,14 @@ def test_a_whole_run_is_shown_by_its_address_also_as_json(jobs: str) -> None:
     result = runyard("https://github.com/Acme/app/actions/runs/1", "--project", jobs, "--json")
     answer: dict[str, Any] = json.loads(result.stdout)
     assert list(answer) == ["acme_1_1", "acme_1_2", "acme_1_3"]
-    assert answer["acme_1_1"]["targets"][0]["target"] == "pypi.org:443"
+    assert answer["acme_1_1"]["targets"][0]["target"] == "packages.example.com:443"
     assert answer["acme_1_3"] is None
 
 
 def test_learn_prints_yaml_and_says_aside_what_it_cannot_know(jobs: str) -> None:
     result = runyard("learn", "acme_1_1", "acme_1_2", "acme_1_3", "--project", jobs)
     assert result.exit_code == 0
-    assert yaml.safe_load(result.stdout) == {"egress": {"mode": "enforce", "allow": ["pypi.org:443"]}}
+    assert yaml.safe_load(result.stdout) == {"egress": {"mode": "enforce", "allow": ["packages.example.com:443"]}}
     assert "acme_1_3 has no summary yet" in result.stderr
     assert "2 connections went to targets that are not listed: run with mode: learn" in result.stderr
 
