@@ -2,50 +2,37 @@
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from pydantic import SecretStr
 
-from functions.github.auth import AppCredentials
 from functions.github.client import GitHubClient
 from functions.github.errors import NoAnswer, Refused, TryLater
 from functions.github.protocol import RunnerOrder, Scope
-from local.stack import APP_ID, Stack, StackOptions
+from local.stack import Stack
+from tests.integration.github_tools import app_of, client_of, github_alone, now
 
 ORG = Scope.organization("acme")
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
 @pytest.fixture(scope="module")
 def github(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A simulated GitHub that accepts a token and an App."""
-    stack = Stack(StackOptions(tmp_path_factory.mktemp("github"), "unused", "", "", is_app=True))
-    process = stack.start_github()
-    yield stack
-    process.stop()
+    """It accepts a token and an App."""
+    with github_alone(tmp_path_factory.mktemp("github"), is_app=True) as stack:
+        yield stack
 
 
 @pytest.fixture
 async def client(github: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GitHubClient]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(github.authority))
-    new = GitHubClient(github.github_url, SecretStr(github.github_token), now)
-    yield new
-    await new.close()
-    github.control("DELETE", "/faults")
+    async with client_of(github, SecretStr(github.github_token), monkeypatch) as client:
+        yield client
 
 
 @pytest.fixture
 async def app_client(github: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GitHubClient]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(github.authority))
-    key = SecretStr((github.options.folder / "app.key").read_text())
-    new = GitHubClient(github.github_url, AppCredentials(APP_ID, key), now)
-    yield new
-    await new.close()
-    github.control("DELETE", "/faults")
+    async with client_of(github, app_of(github), monkeypatch) as client:
+        yield client
 
 
 def a_name() -> str:

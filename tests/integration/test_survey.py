@@ -2,62 +2,45 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from functions.github.auth import AppCredentials
 from functions.github.client import GitHubClient
 from functions.github.errors import GitHubError
 from functions.github.listings import APP_HOOK, Hook, Repository
 from functions.github.protocol import Scope
 from functions.github.survey import KeptAnswers, OutOfRequests, Survey
-from local.stack import APP_ID, Stack, StackOptions
+from local.stack import Stack
+from tests.integration.github_tools import app_of, client_of, github_alone, now
 
 ORG, REPOSITORY = Scope.organization("acme"), Repository("acme/app", True)
 HOOK = Hook("/orgs/acme/hooks/1")
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
 @pytest.fixture(scope="module")
 def github(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A simulated GitHub that accepts a token and delivers to nobody."""
-    stack = Stack(StackOptions(tmp_path_factory.mktemp("github"), "unused", "", "", users="octocat"))
-    process = stack.start_github()
-    yield stack
-    process.stop()
+    with github_alone(tmp_path_factory.mktemp("github"), users="octocat") as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")
 def app_github(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One that knows an App."""
-    stack = Stack(StackOptions(tmp_path_factory.mktemp("app"), "unused", "", "", is_app=True, users="octocat"))
-    process = stack.start_github()
-    yield stack
-    process.stop()
+    with github_alone(tmp_path_factory.mktemp("app"), is_app=True, users="octocat") as stack:
+        yield stack
 
 
 @pytest.fixture
 async def client(github: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GitHubClient]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(github.authority))
-    new = GitHubClient(github.github_url, SecretStr(github.github_token), now)
-    yield new
-    await new.close()
-    github.control("DELETE", "/faults")
+    async with client_of(github, SecretStr(github.github_token), monkeypatch) as client:
+        yield client
 
 
 @pytest.fixture
 async def app_client(app_github: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GitHubClient]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(app_github.authority))
-    key = SecretStr((app_github.options.folder / "app.key").read_text())
-    new = GitHubClient(app_github.github_url, AppCredentials(APP_ID, key), now)
-    yield new
-    await new.close()
+    async with client_of(app_github, app_of(app_github), monkeypatch) as client:
+        yield client
 
 
 def look_around(client: GitHubClient, requests: int = 1000) -> Survey:
