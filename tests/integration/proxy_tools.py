@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -156,32 +157,12 @@ class Control:
         self._socket.close()
 
 
-class Proxy(Sockets):
-    """A running proxy, however it is run."""
+class Runners(Sockets):
+    """The runners' side of a proxy."""
 
-    def __init__(self, port: int, control_socket: Path):
+    def __init__(self, port: int):
         super().__init__()
         self.port = port
-        self.control_socket = control_socket
-        self.control: Control
-
-    def close(self) -> None:
-        super().close()
-        self.control.close()
-
-    def set_table(self, *entries: Attribution) -> None:
-        answer = self.control.ask({"runners": [entry.model_dump() for entry in entries]})
-        assert answer == {"ok": True, "runners": len(entries)}
-
-    def usage_of(self, number: int = 1, *, forget: bool = False) -> dict[str, Any]:
-        answer = self.control.ask({"usage": f"runner-{number}", "forget": forget})
-        assert answer["ok"] is True
-        usage: dict[str, Any] = answer["usage"]
-        return usage
-
-    def targets_of(self, number: int = 1) -> dict[str, int]:
-        """Connections to each target that the runner has named."""
-        return {target["target"]: target["connections"] for target in self.usage_of(number)["targets"]}
 
     def connect(self, number: int = 1, source: str | None = None, receive_buffer: int | None = None) -> socket.socket:
         """A connection from a runner to its gateway."""
@@ -207,8 +188,36 @@ class Proxy(Sockets):
         assert read_head(client) == ESTABLISHED
         return client, origin.accept()
 
+
+class Proxy(Runners, ABC):
+    """A running proxy, however it is run."""
+
+    def __init__(self, port: int, control_socket: Path):
+        super().__init__(port)
+        self.control_socket = control_socket
+        self.control: Control
+
+    def close(self) -> None:
+        super().close()
+        self.control.close()
+
+    def set_table(self, *entries: Attribution) -> None:
+        answer = self.control.ask({"runners": [entry.model_dump() for entry in entries]})
+        assert answer == {"ok": True, "runners": len(entries)}
+
+    def usage_of(self, number: int = 1, *, forget: bool = False) -> dict[str, Any]:
+        answer = self.control.ask({"usage": f"runner-{number}", "forget": forget})
+        assert answer["ok"] is True
+        usage: dict[str, Any] = answer["usage"]
+        return usage
+
+    def targets_of(self, number: int = 1) -> dict[str, int]:
+        """Connections to each target that the runner has named."""
+        return {target["target"]: target["connections"] for target in self.usage_of(number)["targets"]}
+
+    @abstractmethod
     def log(self) -> str:
-        raise NotImplementedError
+        """The access log up to now."""
 
     def lines(self, count: int) -> list[dict[str, str]]:
         """The lines of the log, once there are so many."""

@@ -13,7 +13,7 @@ import yaml
 
 from controller.attribution import Attribution
 from controller.proxy_client import ProxyClient, ProxyUnavailable
-from tests.integration.proxy_tools import Origin, Proxy, connect_to, free_port, read_exactly, runner
+from tests.integration.proxy_tools import Origin, Runners, connect_to, free_port, read_exactly, runner
 
 TIMEOUT_S = 30.0
 
@@ -60,19 +60,12 @@ def proxy_pid(folder: Path) -> int:
         return int.from_bytes(credentials[:4], "little")
 
 
-class Runner(Proxy):
-    """Only the runners' side."""
-
-    def close(self) -> None:
-        self.close_sockets()
-
-
 async def test_a_controller_that_ends_and_comes_back_cuts_no_tunnel_and_loses_no_attribution(tmp_path: Path) -> None:
     with Origin("127.0.9.1") as origin:
         config, port = write_config(tmp_path, origin)
         async with controller(tmp_path, config, runner()):
             pid = proxy_pid(tmp_path)
-            runners = Runner(port, tmp_path / "proxy.sock")
+            runners = Runners(port)
             client, server = await asyncio.to_thread(runners.tunnel, origin)
         client.sendall(b"while nobody watches")
         assert read_exactly(server, 20) == b"while nobody watches"
@@ -94,7 +87,7 @@ async def test_a_proxy_that_ends_is_started_again_knows_everybody_and_goes_on_co
 ) -> None:
     with Origin("127.0.9.1") as origin:
         config, port = write_config(tmp_path, origin)
-        runners = Runner(port, tmp_path / "proxy.sock")
+        runners = Runners(port)
         async with controller(tmp_path, config, runner()) as client:
             for _ in range(3):
                 sock, server = await asyncio.to_thread(runners.tunnel, origin)
@@ -124,7 +117,7 @@ async def test_between_two_proxies_a_runner_is_refused_at_once_and_may_try_again
     """Refused, not left hanging: clients retry then."""
     with Origin("127.0.9.1") as origin:
         config, port = write_config(tmp_path, origin)
-        runners = Runner(port, tmp_path / "proxy.sock")
+        runners = Runners(port)
         async with controller(tmp_path, config, runner()):
             os.kill(proxy_pid(tmp_path), signal.SIGKILL)
             answers = set()
@@ -137,7 +130,7 @@ async def test_between_two_proxies_a_runner_is_refused_at_once_and_may_try_again
         os.kill(proxy_pid(tmp_path), signal.SIGKILL)
 
 
-def try_once(runners: Runner, origin: Origin) -> str:
+def try_once(runners: Runners, origin: Origin) -> str:
     try:
         client = runners.connect()
         client.sendall(connect_to(origin.target))
